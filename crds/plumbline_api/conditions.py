@@ -1,0 +1,124 @@
+"""Condition types, phases and the one closed list of reasons.
+
+A reason appears in conditions, in `status.lastFailure`, in the trainer's termination message and in events; the same
+word always means the same thing. `REASONS` is their documentation and the only place where a reason is introduced.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class ConditionType(StrEnum):
+    """`status.conditions[].type`."""
+
+    ACCEPTED = "Accepted"
+    PODS_READY = "PodsReady"
+    RUNNING = "Running"
+    CHECKPOINTED = "Checkpointed"
+    SUSPENDED = "Suspended"
+    COMPLETE = "Complete"
+    FAILED = "Failed"
+
+
+class Phase(StrEnum):
+    """`status.phase`: one word for people."""
+
+    PENDING = "Pending"
+    STARTING = "Starting"
+    RUNNING = "Running"
+    RESTARTING = "Restarting"
+    SUSPENDING = "Suspending"
+    SUSPENDED = "Suspended"
+    COMPLETE = "Complete"
+    FAILED = "Failed"
+
+
+class Reason(StrEnum):
+    """Why a condition is as it is."""
+
+    # the job as a whole
+    ACCEPTED = "Accepted"
+    SPEC_INVALID = "SpecInvalid"
+    SPEC_CHANGED = "SpecChanged"
+    RUNTIME_NOT_FOUND = "RuntimeNotFound"
+    PODS_CREATED = "PodsCreated"
+    PODS_RUNNING = "PodsRunning"
+    TRAINING = "Training"
+    BACKING_OFF = "BackingOff"
+    SUSPENDED_BY_USER = "SuspendedByUser"
+    RESUMED = "Resumed"
+    CHECKPOINT_SAVED = "CheckpointSaved"
+    NO_CHECKPOINT = "NoCheckpoint"
+    COMPLETED = "Completed"
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
+    # why pods do not start
+    UNSCHEDULABLE = "Unschedulable"
+    IMAGE_PULL_FAILED = "ImagePullFailed"
+    VOLUME_FAILED = "VolumeFailed"
+    QUOTA_EXCEEDED = "QuotaExceeded"
+    POD_REFUSED = "PodRefused"
+    CONTAINER_CONFIG_ERROR = "ContainerConfigError"
+    WAITING_FOR_PODS = "WaitingForPods"
+    # why an attempt ended
+    CONFIG_ERROR = "ConfigError"
+    DATA_ERROR = "DataError"
+    MODEL_ERROR = "ModelError"
+    TRAINER_BUG = "TrainerBug"
+    GPU_OUT_OF_MEMORY = "GpuOutOfMemory"
+    HOST_OUT_OF_MEMORY = "HostOutOfMemory"
+    DIVERGED = "Diverged"
+    REWARD_FUNCTION_ERROR = "RewardFunctionError"
+    CHECKPOINT_UNREADABLE = "CheckpointUnreadable"
+    DISK_FULL = "DiskFull"
+    INFRASTRUCTURE_ERROR = "InfrastructureError"
+    STOPPED_SAVED = "StoppedSaved"
+    STOPPED_NOT_SAVED = "StoppedNotSaved"
+    POD_DELETED = "PodDeleted"
+    POD_EVICTED = "PodEvicted"
+    NODE_LOST = "NodeLost"
+    KILLED = "Killed"
+    UNKNOWN_EXIT = "UnknownExit"
+
+
+REASONS: dict[Reason, str] = {
+    Reason.ACCEPTED: "The spec is valid, the runtime exists, and the snapshot of both is stored.",
+    Reason.SPEC_INVALID: "The spec breaks a rule; the message names the field.",
+    Reason.SPEC_CHANGED: "A fixed part of the spec was edited; the run goes on with the spec it started with.",
+    Reason.RUNTIME_NOT_FOUND: "spec.runtimeRef names a runtime that does not exist.",
+    Reason.PODS_CREATED: "The pods of the attempt exist and have not all started.",
+    Reason.PODS_RUNNING: "All pods of the attempt run.",
+    Reason.TRAINING: "The trainer reports steps.",
+    Reason.BACKING_OFF: "The last attempt failed; the next starts after the backoff.",
+    Reason.SUSPENDED_BY_USER: "spec.runPolicy.suspend is true.",
+    Reason.RESUMED: "spec.runPolicy.suspend went back to false.",
+    Reason.CHECKPOINT_SAVED: "A verified checkpoint exists.",
+    Reason.NO_CHECKPOINT: "No verified checkpoint exists yet.",
+    Reason.COMPLETED: "The trainer finished and wrote the model.",
+    Reason.DEADLINE_EXCEEDED: "The run took longer than runPolicy.activeDeadlineSeconds.",
+    Reason.UNSCHEDULABLE: "No node fits; the message says which resource is short.",
+    Reason.IMAGE_PULL_FAILED: "The image cannot be pulled.",
+    Reason.VOLUME_FAILED: "A volume or claim is missing or cannot be mounted.",
+    Reason.QUOTA_EXCEEDED: "A ResourceQuota of the namespace refuses the pods.",
+    Reason.POD_REFUSED: "The API server or an admission policy refuses the pods.",
+    Reason.CONTAINER_CONFIG_ERROR: "A ConfigMap, Secret or key that the container needs is missing, or its command cannot start.",
+    Reason.WAITING_FOR_PODS: "The pods are starting and nothing is known to be wrong.",
+    Reason.CONFIG_ERROR: "Exit code 64: the trainer refuses its configuration.",
+    Reason.DATA_ERROR: "Exit code 65: data is missing, empty or malformed; the message names file and line.",
+    Reason.MODEL_ERROR: "Exit code 66: the model or tokenizer cannot be loaded.",
+    Reason.TRAINER_BUG: "Exit code 70: the trainer raised an error it does not know.",
+    Reason.GPU_OUT_OF_MEMORY: "Exit code 71: GPU memory is exhausted.",
+    Reason.HOST_OUT_OF_MEMORY: "The kernel killed the container for exceeding its memory limit.",
+    Reason.DIVERGED: "Exit code 72: loss or gradient is not finite.",
+    Reason.REWARD_FUNCTION_ERROR: "Exit code 73: a reward component failed more often than it may.",
+    Reason.CHECKPOINT_UNREADABLE: "Exit code 74: checkpoints exist and none of them verifies.",
+    Reason.DISK_FULL: "Exit code 75 with a full volume: a checkpoint or the output could not be written.",
+    Reason.INFRASTRUCTURE_ERROR: "Exit code 75: a failure outside the job, such as a lost peer or an unreachable store.",
+    Reason.STOPPED_SAVED: "Exit code 85: stopped on request after saving a checkpoint.",
+    Reason.STOPPED_NOT_SAVED: "Exit code 86: stopped on request, the checkpoint could not be saved.",
+    Reason.POD_DELETED: "A pod of the attempt was deleted from outside.",
+    Reason.POD_EVICTED: "A pod of the attempt was evicted or preempted.",
+    Reason.NODE_LOST: "The node of a pod is gone or not ready.",
+    Reason.KILLED: "A container was killed by a signal from outside.",
+    Reason.UNKNOWN_EXIT: "A container ended with an exit code outside the contract.",
+}

@@ -1,0 +1,64 @@
+"""The part of the spec that both kinds of job share."""
+
+from __future__ import annotations
+
+
+
+from pydantic import ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from plumbline_api.base import ApiModel
+from plumbline_api.methods.optimization import OptimizerChoice, PeftChoice, ScheduleChoice
+from plumbline_api.rules import Rule, field
+from plumbline_api.running import Checkpoint, Evaluation, Resources, RunPolicy, RuntimeRef, Scheduling, Training
+from plumbline_api.sources import Data, Model, Output, Reference
+
+MAX_JOB_NAME = 40
+"""Children are named `<job>-<role>-<attempt>-<index>`; the longest must be a DNS label of at most 63 characters."""
+
+
+class ObjectMeta(ApiModel):
+    """The part of Kubernetes object metadata that Plumbline reads; the rest is kept as it is."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="allow")
+
+    name: str = Field(min_length=1, max_length=253, description="Name of the object.")
+    namespace: str | None = Field(None, max_length=63, description="Namespace of the object.")
+    uid: str | None = Field(None, max_length=64, description="Unique id, given by the API server.")
+    generation: int | None = Field(None, description="Counts changes of the spec.")
+    resource_version: str | None = Field(None, description="Version of the stored object.")
+    creation_timestamp: str | None = Field(None, description="Time of creation.")
+    deletion_timestamp: str | None = Field(None, description="Time of the request to delete.")
+    labels: dict[str, str] = Field(default_factory=dict, description="Labels.")
+    annotations: dict[str, str] = Field(default_factory=dict, description="Annotations.")
+
+
+JOB_NAME_RULE = Rule(
+    field("metadata.name").length() <= MAX_JOB_NAME,
+    f"metadata.name must be at most {MAX_JOB_NAME} characters, so that the names of the job's pods fit",
+    path="metadata.name",
+)
+
+
+class JobSpec(ApiModel):
+    """Shared by PreferenceJob and RLVRJob. Everything but `runPolicy` and `scheduling` is fixed once created."""
+
+    runtime_ref: RuntimeRef = Field(description="The runtime that provides image and defaults.")
+    model: Model = Field(description="The language model that is trained.")
+    reference: Reference | None = Field(None, description="The frozen model that the policy is compared with; default: the model as it was at the start.")  # noqa: E501
+    data: Data = Field(description="The rows that the job learns from and is measured on.")
+    optimizer: OptimizerChoice = Field(default_factory=lambda: OptimizerChoice(adamw={}), description="The update rule: exactly one optimizer.")  # type: ignore[valid-type]  # noqa: E501
+    schedule: ScheduleChoice = Field(default_factory=lambda: ScheduleChoice(constant={}), description="The learning-rate schedule: exactly one shape.")  # type: ignore[valid-type]  # noqa: E501
+    peft: PeftChoice | None = Field(None, description="Train an adapter instead of all parameters: exactly one kind.")  # type: ignore[valid-type]  # noqa: E501
+    training: Training = Field(description="Length and size of the run.")
+    evaluation: Evaluation = Field(default_factory=Evaluation, description="When and how held-out rows are scored.")
+    checkpoint: Checkpoint = Field(default_factory=Checkpoint, description="When the complete state of the run is saved, and where.")  # noqa: E501
+    output: Output = Field(description="Where the trained model is written.")
+    run_policy: RunPolicy = Field(default_factory=RunPolicy, description="The life of the run: suspension, deadlines, retries, clean-up.")  # noqa: E501
+    scheduling: Scheduling = Field(default_factory=Scheduling, description="Where the pods may run and how important they are.")  # noqa: E501
+    resources: Resources = Field(default_factory=Resources, description="What each pod of the job gets.")
+
+
+MUTABLE_SPEC_FIELDS = ("runPolicy", "scheduling")
+"""Blocks of the spec that may change after creation; a change anywhere else is refused."""
+

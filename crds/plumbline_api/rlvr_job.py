@@ -1,0 +1,83 @@
+"""RLVRJob: reinforcement learning from verifiable rewards."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from plumbline_api.base import ApiModel
+from plumbline_api.job import JOB_NAME_RULE, JobSpec, ObjectMeta
+from plumbline_api.methods.policy import Advantage, AdvantageChoice, PolicyObjectiveChoice
+from plumbline_api.rules import Rule, any_of, field, has
+from plumbline_api.sources import Reward
+from plumbline_api.status import JobStatus
+
+_GROUP_BASELINES = [member.member_key for member in Advantage.members() if member.needs_group]
+
+
+class Sampling(ApiModel):
+    """How completions are sampled."""
+
+    temperature: float = Field(1.0, gt=0, le=10, description="Softmax temperature.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus: sample from the smallest set with this probability mass.")
+    top_k: int | None = Field(None, ge=1, le=1_000_000, description="Sample from the k most likely tokens; default: all.")
+    stop: list[Annotated[str, Field(min_length=1, max_length=256)]] = Field(default_factory=list, max_length=16, description="Strings that end a completion, besides the end-of-sequence token.")  # noqa: E501
+
+
+class Rollout(ApiModel):
+    """How completions are generated for each optimizer step."""
+
+    group_size: int = Field(8, ge=1, le=4096, description="Completions per prompt.")
+    sampling: Sampling = Field(default_factory=Sampling, description="How completions are sampled.")
+    max_batch_size: int = Field(128, ge=1, le=65_536, description="Most completions generated at the same time on one pod.")
+    updates_per_rollout: int = Field(1, ge=1, le=64, description="Optimizer steps on each batch of completions; above 1 the importance ratio corrects for the older policy.")  # noqa: E501
+
+
+class RLVRJobSpec(JobSpec):
+    """What is trained, on which problems, with which rewards, and where it runs."""
+
+    rules = (
+        *JobSpec.rules,
+        Rule(
+            (field("rollout.groupSize") > 1).unless(~any_of([has(f"advantage.{key}") for key in _GROUP_BASELINES])),
+            f"rollout.groupSize must be at least 2: the advantages {', '.join(_GROUP_BASELINES)} compare the samples of one prompt",  # noqa: E501
+            path="rollout.groupSize",
+        ),
+        Rule(
+            (field("training.batchSize") % field("rollout.groupSize")).equals(0),
+            "training.batchSize must be a multiple of rollout.groupSize: a step uses whole groups",
+            path="training.batchSize",
+        ),
+        Rule(
+            (
+                (has("objective.grpo") & (field("objective.grpo.klCoefficient") > 0.0))
+                | (has("objective.drGrpo") & (field("objective.drGrpo.klCoefficient") > 0.0))
+                | (has("objective.reinforce") & (field("objective.reinforce.klCoefficient") > 0.0))
+            ).unless(~has("reference")),
+            "reference must not be set while the objective's klCoefficient is 0: it would not be used",
+            path="reference",
+        ),
+        Rule(
+            field("rollout.updatesPerRollout").equals(1).unless(~has("objective.reinforce")),
+            "rollout.updatesPerRollout must be 1 for reinforce: it is strictly on-policy",
+            path="rollout.updatesPerRollout",
+        ),
+    )
+
+    objective: PolicyObjectiveChoice = Field(description="The policy-gradient objective: exactly one method with its parameters.")  # type: ignore[valid-type]  # noqa: E501
+    advantage: AdvantageChoice = Field(default_factory=lambda: AdvantageChoice(groupRelative={}), description="How rewards become advantages: exactly one estimator.")  # type: ignore[valid-type]  # noqa: E501
+    rollout: Rollout = Field(default_factory=Rollout, description="How completions are generated for each optimizer step.")
+    rewards: list[Reward] = Field(min_length=1, max_length=16, description="Components of the reward; the total is their weighted sum.", json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]})  # noqa: E501
+
+
+class RLVRJob(ApiModel):
+    """A run that trains a language model by reinforcement learning from verifiable rewards."""
+
+    rules = (JOB_NAME_RULE,)
+
+    api_version: str = Field("plumbline.dev/v1alpha1", description="plumbline.dev/v1alpha1.")
+    kind: str = Field("RLVRJob", description="RLVRJob.")
+    metadata: ObjectMeta = Field(description="Standard object metadata.")
+    spec: RLVRJobSpec = Field(description="What is trained, on which problems, with which rewards, and where it runs.")
+    status: JobStatus | None = Field(None, description="What the operator saw last; written by the operator only.")

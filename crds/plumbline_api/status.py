@@ -1,0 +1,137 @@
+"""Status of both kinds of job. Only the operator writes it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import Field
+
+from plumbline_api.base import ApiModel
+
+
+class Condition(ApiModel):
+    """A condition in the form of metav1.Condition."""
+
+    type: str = Field(min_length=1, max_length=63, description="Kind of condition.")
+    status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds.")
+    reason: str = Field(min_length=1, max_length=63, description="Why, as one word of the closed list in the API reference.")
+    message: str = Field("", max_length=4096, description="Why, for people.")
+    last_transition_time: datetime = Field(description="When `status` last changed.")
+    observed_generation: int | None = Field(None, ge=0, description="Generation of the spec that this was seen on.")
+
+
+class Progress(ApiModel):
+    """How far the run is."""
+
+    step: int = Field(ge=0, description="Optimizer steps done.")
+    max_steps: int = Field(ge=0, description="Optimizer steps in all.")
+    percent: int = Field(ge=0, le=100, description="Share of the steps done.")
+    eta_seconds: int | None = Field(None, ge=0, description="Expected time to the end at the present pace.")
+    tokens_per_second: float | None = Field(None, ge=0, description="Tokens processed a second, all pods together.")
+    step_seconds: float | None = Field(None, ge=0, description="Duration of a step (median of the last ones).")
+    text: str = Field("", max_length=32, description="Step and total for the printer column, such as 40/200.")
+
+
+class MetricValue(ApiModel):
+    """One metric of the last step or evaluation."""
+
+    name: str = Field(min_length=1, max_length=128, description="Name of the metric.")
+    value: float = Field(description="Its last value.")
+    first: float | None = Field(None, description="Its value in the first evaluation, for metrics of held-out rows.")
+
+
+class CheckpointStatus(ApiModel):
+    """The newest verified checkpoint."""
+
+    step: int = Field(ge=0, description="Step after which it was taken.")
+    time: datetime = Field(description="When it was taken.")
+    uri: str = Field(max_length=4096, description="Where it is.")
+    digest: str = Field(max_length=128, description="Digest of its manifest.")
+    verified: bool = Field(description="Whether every file's digest matched.")
+
+
+class Attempt(ApiModel):
+    """One start of the job's pods."""
+
+    number: int = Field(ge=1, description="Counts from 1.")
+    start_time: datetime | None = Field(None, description="When its pods were created.")
+    running_time: datetime | None = Field(None, description="When all its pods ran.")
+    end_time: datetime | None = Field(None, description="When it ended.")
+    reason: str = Field("", max_length=63, description="Why it ended.")
+    exit_code: int | None = Field(None, description="Exit code of the pod that ended it.")
+    from_step: int | None = Field(None, ge=0, description="Step that it continued from.")
+    to_step: int | None = Field(None, ge=0, description="Last step that it reported.")
+    counts_towards_limit: bool = Field(False, description="Whether it counts towards backoffLimit.")
+
+
+class Failure(ApiModel):
+    """The last failure, kept after its pod is gone."""
+
+    reason: str = Field(min_length=1, max_length=63, description="One word of the closed list in the API reference.")
+    message: str = Field(max_length=4096, description="What happened, for people.")
+    role: str = Field("", max_length=63, description="Role of the pod.")
+    pod: str = Field("", max_length=253, description="Name of the pod.")
+    node: str = Field("", max_length=253, description="Name of the node.")
+    attempt: int = Field(ge=0, description="Attempt that failed; 0 if none was started.")
+    exit_code: int | None = Field(None, description="Exit code of the container.")
+    log_tail: str = Field("", max_length=8192, description="Last lines of the container's log.")
+    time: datetime = Field(description="When it failed.")
+
+
+class Usage(ApiModel):
+    """What the job cost so far."""
+
+    pod_seconds: float = Field(0, ge=0, description="Running time of all pods.")
+    gpu_seconds: float = Field(0, ge=0, description="Running time of all pods times their GPUs.")
+    cost: float | None = Field(None, ge=0, description="Running time times the runtime's prices; absent without prices.")
+
+
+class SnapshotStatus(ApiModel):
+    """The stored resolution of spec and runtime that the run uses."""
+
+    name: str = Field(max_length=253, description="ConfigMap that holds it.")
+    hash: str = Field(max_length=128, description="Digest of its content.")
+
+
+class Inputs(ApiModel):
+    """Digests of what went into the run, as the trainer read it."""
+
+    model: str | None = Field(None, max_length=128, description="Digest of the model's files.")
+    data: str | None = Field(None, max_length=128, description="Digest of the training rows.")
+    evaluation: str | None = Field(None, max_length=128, description="Digest of the held-out rows.")
+    rewards: str | None = Field(None, max_length=128, description="Digest of the reward code.")
+
+
+class OutputStatus(ApiModel):
+    """The trained model."""
+
+    uri: str = Field(max_length=4096, description="Where it is.")
+    digest: str = Field(max_length=128, description="Digest of its files.")
+
+
+class JobStatus(ApiModel):
+    """What the operator saw last."""
+
+    phase: str = Field("", max_length=63, description="One word for people; programs read the conditions.")
+    observed_generation: int | None = Field(None, ge=0, description="Generation of the spec that the status is about.")
+    start_time: datetime | None = Field(None, description="When the first pods were created.")
+    completion_time: datetime | None = Field(None, description="When the job became Complete or Failed.")
+    conditions: list[Condition] = Field(default_factory=list, max_length=16, description="Conditions; at most one of each type.", json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]})  # noqa: E501
+    objective: str = Field("", max_length=63, description="Method in use, for the printer column.")
+    score: str = Field("", max_length=32, description="The job's main held-out metric, or its main training metric, for the printer column.")  # noqa: E501
+    reason: str = Field("", max_length=63, description="Reason of the condition that matters most now, for the printer column.")  # noqa: E501
+    gpus: int = Field(0, ge=0, description="GPUs of all pods.")
+    restarts: int = Field(0, ge=0, description="Attempts beyond the first.")
+    failures: int = Field(0, ge=0, description="Attempts that count towards backoffLimit.")
+    attempt: int = Field(0, ge=0, description="Number of the present attempt; 0 before the first.")
+    next_attempt_time: datetime | None = Field(None, description="When the next attempt starts, during backoff.")
+    progress: Progress | None = Field(None, description="How far the run is.")
+    metrics: list[MetricValue] = Field(default_factory=list, max_length=64, description="Last values of the run's metrics.", json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]})  # noqa: E501
+    checkpoint: CheckpointStatus | None = Field(None, description="The newest verified checkpoint.")
+    attempts: list[Attempt] = Field(default_factory=list, max_length=5, description="The last five attempts.", json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["number"]})  # noqa: E501
+    last_failure: Failure | None = Field(None, description="The last failure, kept after its pod is gone.")
+    usage: Usage | None = Field(None, description="What the job cost so far.")
+    snapshot: SnapshotStatus | None = Field(None, description="The stored resolution of spec and runtime.")
+    inputs: Inputs | None = Field(None, description="Digests of what went into the run.")
+    output: OutputStatus | None = Field(None, description="The trained model.")

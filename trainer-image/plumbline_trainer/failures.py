@@ -1,0 +1,72 @@
+"""The errors that have an exit code of the contract. Everything else that escapes is a trainer bug (70)."""
+
+from __future__ import annotations
+
+from plumbline_api.conditions import Reason
+from plumbline_api.contract import EXIT_REASONS, ExitCode
+
+
+class TrainerFailure(Exception):
+    """A failure that is explained to the user: its text names field, file and line where there is one."""
+
+    exit_code: ExitCode = ExitCode.TRAINER_BUG
+
+    @property
+    def reason(self) -> Reason:
+        return EXIT_REASONS[self.exit_code]
+
+
+class ConfigError(TrainerFailure):
+    """The configuration cannot be used."""
+
+    exit_code = ExitCode.CONFIG
+
+
+class DataError(TrainerFailure):
+    """Data is missing, empty or malformed."""
+
+    exit_code = ExitCode.DATA
+
+
+class ModelError(TrainerFailure):
+    """Model or tokenizer cannot be loaded or does not fit the job."""
+
+    exit_code = ExitCode.MODEL
+
+
+class GpuOutOfMemory(TrainerFailure):
+    """GPU memory is exhausted."""
+
+    exit_code = ExitCode.GPU_OUT_OF_MEMORY
+
+
+class Diverged(TrainerFailure):
+    """Loss or gradient is not finite."""
+
+    exit_code = ExitCode.DIVERGED
+
+
+class RewardFunctionError(TrainerFailure):
+    """A reward component failed more often than it may."""
+
+    exit_code = ExitCode.REWARD_FUNCTION
+
+
+class CheckpointUnreadable(TrainerFailure):
+    """Checkpoints exist and none of them verifies."""
+
+    exit_code = ExitCode.CHECKPOINT_UNREADABLE
+
+
+class InfrastructureError(TrainerFailure):
+    """A failure outside the job; the same job may succeed when tried again."""
+
+    exit_code = ExitCode.INFRASTRUCTURE
+
+
+class DiskFull(InfrastructureError):
+    """A checkpoint or the output could not be written because the volume is full."""
+
+    @property
+    def reason(self) -> Reason:
+        return Reason.DISK_FULL
