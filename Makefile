@@ -1,0 +1,42 @@
+# Every target is one line over a script; the scripts say what they do.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+RUN := .venv/bin/python
+
+help: ## list the targets
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
+
+environment: ## virtual environment in .venv with everything pinned
+	@$(PYTHON) scripts/environment.py
+
+demo: ## cluster, operator and two jobs, from nothing to trained models
+	@$(PYTHON) scripts/demo.py
+
+test: ## lint, unit, control-plane and end-to-end lanes; LANES="lint unit" for some of them
+	@$(PYTHON) scripts/test.py $(LANES)
+
+e2e: ## end-to-end tests in real pods (all of them)
+	@$(PYTHON) scripts/test.py e2e-all
+
+lint: environment ## ruff and mypy
+	@$(PYTHON) scripts/test.py lint
+
+crds: environment ## generate the CRDs and docs/api.md from the models
+	@PYTHONPATH=crds $(RUN) -m plumbline_crds generate
+
+crd-conformance: environment ## the table of bad specs on a CRD server that evaluates CEL
+	@PYTHONPATH=crds:. $(RUN) -m tests.api.crd_conformance
+
+tiny-model: environment ## train the small real model of demo, examples and tests
+	@$(RUN) examples/tiny-model/build.py
+
+images: ## build operator and trainer image and load them into the cluster, if one runs
+	@$(PYTHON) images/build.py all
+
+cluster-up: ## bring up a local Kubernetes
+	@$(PYTHON) -m cluster up
+
+cluster-down: ## stop it and restore the machine
+	@$(PYTHON) -m cluster down
+
+.PHONY: help environment demo test e2e lint crds crd-conformance tiny-model images cluster-up cluster-down

@@ -1,0 +1,76 @@
+"""Creates or refreshes the virtual environment `.venv` with the pinned requirements; a second run takes no time.
+
+`PLUMBLINE_TORCH_INDEX` names an extra package index for torch, such as PyTorch's own index of CPU wheels; without it
+pip takes what its configuration offers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+ENVIRONMENT = ROOT / ".venv"
+STAMP = ENVIRONMENT / "plumbline.stamp"
+
+
+def inputs_digest() -> str:
+    """Changes when anything that decides what is installed does."""
+    digest = hashlib.sha256(sys.version.encode())
+    for path in [ROOT / "pyproject.toml", *sorted((ROOT / "requirements").glob("*.txt"))]:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def install_debian_packages(*packages: str) -> None:
+    """Installs Debian packages, or says which are missing where that is not possible."""
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        raise SystemExit(f"please install {' '.join(packages)} first")
+    print(f"environment: installing {' '.join(packages)}", flush=True)
+    subprocess.run(["apt-get", "update", "-qq"], check=False)
+    subprocess.run(
+        ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages],
+        check=True,
+        env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+        stdout=subprocess.DEVNULL,
+    )
+
+
+def create() -> None:
+    """Makes an empty virtual environment; Debian keeps what `venv` needs in a package of its own."""
+    command = [sys.executable, "-m", "venv", str(ENVIRONMENT)]
+    if subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False).returncode:
+        install_debian_packages("python3-venv")
+        subprocess.run(command, check=True)
+
+
+def install() -> None:
+    """Installs the project, its extras and its tools at the versions of `requirements/`."""
+    pip = [str(ENVIRONMENT / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    constraints = [argument for path in sorted((ROOT / "requirements").glob("*.txt")) for argument in ("-c", str(path))]
+    index = os.environ.get("PLUMBLINE_TORCH_INDEX")
+    extra_index = ["--extra-index-url", index] if index else []
+    subprocess.run([*pip, *extra_index, *constraints, "-e", f"{ROOT}[dev]"], check=True)
+
+
+def main() -> None:
+    """Brings the environment up to date if it is not."""
+    wanted = inputs_digest()
+    if STAMP.exists() and STAMP.read_text() == wanted:
+        return
+    started = time.monotonic()
+    print("environment: installing the pinned requirements into .venv (a few minutes the first time)", flush=True)
+    if not (ENVIRONMENT / "bin" / "python").exists():
+        create()
+    install()
+    STAMP.write_text(wanted)
+    print(f"environment: ready after {time.monotonic() - started:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
