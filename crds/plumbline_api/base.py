@@ -115,7 +115,10 @@ class Family(ApiModel):
     def choice(cls, name: str, doc: str) -> type[Choice]:
         """The one-of model over all members declared so far; call it once, after the last member."""
         fields: dict[str, Any] = {
-            member.member_key: (member | None, Field(None, alias=member.member_key, description=_first_paragraph(member.__doc__)))
+            member.member_key: (
+                member | None,
+                Field(None, alias=member.member_key, description=_first_paragraph(member.__doc__)),
+            )
             for member in cls.members()
         }
         return create_model(name, __base__=Choice, __doc__=doc, __module__=cls.__module__, **fields)

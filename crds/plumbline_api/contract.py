@@ -83,10 +83,14 @@ class TrainerPaths(ApiModel):
     reference: str | None = Field(None, description="Directory of the reference model; default: the model.")
     train: str = Field(description="File with the training rows.")
     evaluation: str | None = Field(None, description="File with the held-out rows.")
-    rewards: dict[str, str] = Field(default_factory=dict, description="File with the code of each reward component that has code, by name.")  # noqa: E501
+    rewards: dict[str, str] = Field(
+        default_factory=dict, description="File with the code of each reward component that has code, by name."
+    )
     checkpoints: str = Field(description="Directory of the checkpoints.")
     output: str = Field(description="Directory of the trained model.")
-    output_uri: str = Field("", description="How the output is called in status and model card; default: the output path.")
+    output_uri: str = Field(
+        "", description="How the output is called in status and model card; default: the output path."
+    )
     checkpoints_uri: str = Field("", description="How the checkpoints are called in status; default: their path.")
 
 
@@ -117,7 +121,9 @@ class StatusReport(ApiModel):
     contract_version: Literal["v1"] = Field("v1", description="Version of this contract.")
     uid: str = Field("", description="Unique id of the job.")
     attempt: int = Field(1, ge=0, description="Number of the attempt.")
-    state: Literal["starting", "evaluating", "training", "checkpointing", "exporting", "stopping", "done"] = Field(description="What the trainer is doing.")  # noqa: E501
+    state: Literal["starting", "evaluating", "training", "checkpointing", "exporting", "stopping", "done"] = Field(
+        description="What the trainer is doing."
+    )
     step: int = Field(0, ge=0, description="Optimizer steps done.")
     max_steps: int = Field(0, ge=0, description="Optimizer steps in all.")
     from_step: int = Field(0, ge=0, description="Step that this attempt continued from.")
@@ -125,12 +131,18 @@ class StatusReport(ApiModel):
     tokens_per_second: float | None = Field(None, ge=0, description="Tokens processed a second, all ranks together.")
     step_seconds: float | None = Field(None, ge=0, description="Median duration of the last steps.")
     last_step_time: datetime | None = Field(None, description="When the last step ended.")
-    phase_seconds: dict[str, float] = Field(default_factory=dict, description="Duration of each phase of the last step.")
+    phase_seconds: dict[str, float] = Field(
+        default_factory=dict, description="Duration of each phase of the last step."
+    )
     metrics: list[MetricValue] = Field(default_factory=list, max_length=64, description="Last values of the metrics.")
     score: MetricValue | None = Field(None, description="The metric that stands for the run in one number.")
     checkpoint: CheckpointStatus | None = Field(None, description="The newest verified checkpoint.")
     inputs: Inputs | None = Field(None, description="Digests of what went into the run.")
-    warnings: list[str] = Field(default_factory=list, max_length=16, description="What the user should know, such as a damaged checkpoint that was passed over.")  # noqa: E501
+    warnings: list[str] = Field(
+        default_factory=list,
+        max_length=16,
+        description="What the user should know, such as a damaged checkpoint that was passed over.",
+    )
 
 
 class TerminationMessage(ApiModel):
@@ -138,7 +150,9 @@ class TerminationMessage(ApiModel):
 
     contract_version: Literal["v1"] = Field("v1", description="Version of this contract.")
     reason: str = Field(max_length=63, description="One word of the closed list in the API reference.")
-    message: str = Field("", max_length=2048, description="What happened, with field, file and line where there is one.")
+    message: str = Field(
+        "", max_length=2048, description="What happened, with field, file and line where there is one."
+    )
     step: int = Field(0, ge=0, description="Optimizer steps done.")
     max_steps: int = Field(0, ge=0, description="Optimizer steps in all.")
     score: MetricValue | None = Field(None, description="The metric that stands for the run in one number.")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-
-
 from pydantic import ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
@@ -45,20 +43,33 @@ class JobSpec(ApiModel):
 
     runtime_ref: RuntimeRef = Field(description="The runtime that provides image and defaults.")
     model: Model = Field(description="The language model that is trained.")
-    reference: Reference | None = Field(None, description="The frozen model that the policy is compared with; default: the model as it was at the start.")  # noqa: E501
+    reference: Reference | None = Field(
+        None,
+        description="The frozen model that the policy is compared with; default: the model as it was at the start.",
+    )
     data: Data = Field(description="The rows that the job learns from and is measured on.")
-    optimizer: OptimizerChoice = Field(default_factory=lambda: OptimizerChoice(adamw={}), description="The update rule: exactly one optimizer.")  # type: ignore[valid-type]  # noqa: E501
-    schedule: ScheduleChoice = Field(default_factory=lambda: ScheduleChoice(constant={}), description="The learning-rate schedule: exactly one shape.")  # type: ignore[valid-type]  # noqa: E501
-    peft: PeftChoice | None = Field(None, description="Train an adapter instead of all parameters: exactly one kind.")  # type: ignore[valid-type]  # noqa: E501
+    optimizer: OptimizerChoice = Field(
+        default_factory=lambda: OptimizerChoice(adamw={}), description="The update rule: exactly one optimizer."
+    )  # type: ignore[valid-type]
+    schedule: ScheduleChoice = Field(
+        default_factory=lambda: ScheduleChoice(constant={}),
+        description="The learning-rate schedule: exactly one shape.",
+    )  # type: ignore[valid-type]
+    peft: PeftChoice | None = Field(None, description="Train an adapter instead of all parameters: exactly one kind.")  # type: ignore[valid-type]
     training: Training = Field(description="Length and size of the run.")
     evaluation: Evaluation = Field(default_factory=Evaluation, description="When and how held-out rows are scored.")
-    checkpoint: Checkpoint = Field(default_factory=Checkpoint, description="When the complete state of the run is saved, and where.")  # noqa: E501
+    checkpoint: Checkpoint = Field(
+        default_factory=Checkpoint, description="When the complete state of the run is saved, and where."
+    )
     output: Output = Field(description="Where the trained model is written.")
-    run_policy: RunPolicy = Field(default_factory=RunPolicy, description="The life of the run: suspension, deadlines, retries, clean-up.")  # noqa: E501
-    scheduling: Scheduling = Field(default_factory=Scheduling, description="Where the pods may run and how important they are.")  # noqa: E501
+    run_policy: RunPolicy = Field(
+        default_factory=RunPolicy, description="The life of the run: suspension, deadlines, retries, clean-up."
+    )
+    scheduling: Scheduling = Field(
+        default_factory=Scheduling, description="Where the pods may run and how important they are."
+    )
     resources: Resources = Field(default_factory=Resources, description="What each pod of the job gets.")
 
 
 MUTABLE_SPEC_FIELDS = ("runPolicy", "scheduling")
 """Blocks of the spec that may change after creation; a change anywhere else is refused."""
-

@@ -26,7 +26,9 @@ class PreferenceJobSpec(JobSpec):
         ),
     )
 
-    objective: PreferenceObjectiveChoice = Field(description="What the job minimises: exactly one method with its parameters.")  # type: ignore[valid-type]  # noqa: E501
+    objective: PreferenceObjectiveChoice = Field(
+        description="What the job minimises: exactly one method with its parameters."
+    )  # type: ignore[valid-type]
 
 
 class PreferenceJob(ApiModel):

@@ -20,9 +20,17 @@ class Sampling(ApiModel):
     """How completions are sampled."""
 
     temperature: float = Field(1.0, gt=0, le=10, description="Softmax temperature.")
-    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus: sample from the smallest set with this probability mass.")
-    top_k: int | None = Field(None, ge=1, le=1_000_000, description="Sample from the k most likely tokens; default: all.")
-    stop: list[Annotated[str, Field(min_length=1, max_length=256)]] = Field(default_factory=list, max_length=16, description="Strings that end a completion, besides the end-of-sequence token.")  # noqa: E501
+    top_p: float = Field(
+        1.0, gt=0, le=1, description="Nucleus: sample from the smallest set with this probability mass."
+    )
+    top_k: int | None = Field(
+        None, ge=1, le=1_000_000, description="Sample from the k most likely tokens; default: all."
+    )
+    stop: list[Annotated[str, Field(min_length=1, max_length=256)]] = Field(
+        default_factory=list,
+        max_length=16,
+        description="Strings that end a completion, besides the end-of-sequence token.",
+    )
 
 
 class Rollout(ApiModel):
@@ -30,8 +38,15 @@ class Rollout(ApiModel):
 
     group_size: int = Field(8, ge=1, le=4096, description="Completions per prompt.")
     sampling: Sampling = Field(default_factory=Sampling, description="How completions are sampled.")
-    max_batch_size: int = Field(128, ge=1, le=65_536, description="Most completions generated at the same time on one pod.")
-    updates_per_rollout: int = Field(1, ge=1, le=64, description="Optimizer steps on each batch of completions; above 1 the importance ratio corrects for the older policy.")  # noqa: E501
+    max_batch_size: int = Field(
+        128, ge=1, le=65_536, description="Most completions generated at the same time on one pod."
+    )
+    updates_per_rollout: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Optimizer steps on each batch of completions; above 1 the importance ratio corrects for the older policy.",
+    )
 
 
 class RLVRJobSpec(JobSpec):
@@ -65,10 +80,22 @@ class RLVRJobSpec(JobSpec):
         ),
     )
 
-    objective: PolicyObjectiveChoice = Field(description="The policy-gradient objective: exactly one method with its parameters.")  # type: ignore[valid-type]  # noqa: E501
-    advantage: AdvantageChoice = Field(default_factory=lambda: AdvantageChoice(groupRelative={}), description="How rewards become advantages: exactly one estimator.")  # type: ignore[valid-type]  # noqa: E501
-    rollout: Rollout = Field(default_factory=Rollout, description="How completions are generated for each optimizer step.")
-    rewards: list[Reward] = Field(min_length=1, max_length=16, description="Components of the reward; the total is their weighted sum.", json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]})  # noqa: E501
+    objective: PolicyObjectiveChoice = Field(
+        description="The policy-gradient objective: exactly one method with its parameters."
+    )  # type: ignore[valid-type]
+    advantage: AdvantageChoice = Field(
+        default_factory=lambda: AdvantageChoice(groupRelative={}),
+        description="How rewards become advantages: exactly one estimator.",
+    )  # type: ignore[valid-type]
+    rollout: Rollout = Field(
+        default_factory=Rollout, description="How completions are generated for each optimizer step."
+    )
+    rewards: list[Reward] = Field(
+        min_length=1,
+        max_length=16,
+        description="Components of the reward; the total is their weighted sum.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
 
 
 class RLVRJob(ApiModel):

@@ -87,9 +87,7 @@ class Expression:
 
 def _binary(left: Expression, operator: str, right: Any, apply: Callable[[Any, Any], Any]) -> Expression:
     literal = right if isinstance(right, Expression) else _literal(right)
-    return Expression(
-        f"({left.cel} {operator} {literal.cel})", lambda d: apply(left.evaluate(d), literal.evaluate(d))
-    )
+    return Expression(f"({left.cel} {operator} {literal.cel})", lambda d: apply(left.evaluate(d), literal.evaluate(d)))
 
 
 def _literal(value: Any) -> Expression:

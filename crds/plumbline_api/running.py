@@ -10,7 +10,9 @@ from plumbline_api.base import ApiModel
 from plumbline_api.rules import Rule, field, has
 from plumbline_api.sources import SUBDOMAIN_NAME, OutputVolume
 
-Quantity = Annotated[str, Field(min_length=1, max_length=32, pattern=r"^([0-9]+(\.[0-9]+)?)(m|[kMGTPE]i?|[eE][+-]?[0-9]+)?$")]
+Quantity = Annotated[
+    str, Field(min_length=1, max_length=32, pattern=r"^([0-9]+(\.[0-9]+)?)(m|[kMGTPE]i?|[eE][+-]?[0-9]+)?$")
+]
 LabelText = Annotated[str, Field(max_length=317)]
 
 
@@ -32,19 +34,42 @@ class Training(ApiModel):
 
     steps: int | None = Field(None, ge=1, le=100_000_000, description="Number of optimizer steps.")
     epochs: int | None = Field(None, ge=1, le=10_000, description="Number of passes over the training rows.")
-    batch_size: int = Field(32, ge=1, le=1_048_576, description="Rows in one optimizer step, over all pods; in RLVR the number of completions. Never changes the result's meaning: how a batch is split does not enter the loss.")  # noqa: E501
-    micro_batch_size: int | None = Field(None, ge=1, le=65_536, description="Most rows in one forward pass of one pod; default: chosen from the token count.")  # noqa: E501
+    batch_size: int = Field(
+        32,
+        ge=1,
+        le=1_048_576,
+        description="Rows in one optimizer step, over all pods; in RLVR the number of completions. Never changes the result's meaning: how a batch is split does not enter the loss.",
+    )
+    micro_batch_size: int | None = Field(
+        None,
+        ge=1,
+        le=65_536,
+        description="Most rows in one forward pass of one pod; default: chosen from the token count.",
+    )
     max_prompt_tokens: int = Field(512, ge=1, le=1_048_576, description="Longest prompt.")
-    max_completion_tokens: int = Field(512, ge=1, le=1_048_576, description="Longest completion; in RLVR also the most tokens to generate.")  # noqa: E501
-    seed: int = Field(0, ge=0, le=4_294_967_295, description="Seed of everything random: data order, sampling, initial adapters.")  # noqa: E501
-    gradient_clip: float | None = Field(1.0, gt=0, le=1e6, description="Largest gradient norm; larger gradients are scaled down.")  # noqa: E501
-    activation_checkpointing: bool = Field(False, description="Recompute activations in the backward pass to save memory.")
+    max_completion_tokens: int = Field(
+        512, ge=1, le=1_048_576, description="Longest completion; in RLVR also the most tokens to generate."
+    )
+    seed: int = Field(
+        0, ge=0, le=4_294_967_295, description="Seed of everything random: data order, sampling, initial adapters."
+    )
+    gradient_clip: float | None = Field(
+        1.0, gt=0, le=1e6, description="Largest gradient norm; larger gradients are scaled down."
+    )
+    activation_checkpointing: bool = Field(
+        False, description="Recompute activations in the backward pass to save memory."
+    )
 
 
 class Evaluation(ApiModel):
     """When and how held-out rows are scored."""
 
-    every_steps: int | None = Field(None, ge=1, le=100_000_000, description="Evaluate every so many steps; default: only before the first and after the last.")  # noqa: E501
+    every_steps: int | None = Field(
+        None,
+        ge=1,
+        le=100_000_000,
+        description="Evaluate every so many steps; default: only before the first and after the last.",
+    )
     at_start: bool = Field(True, description="Evaluate before the first step, so that the gain is known.")
     max_rows: int | None = Field(None, ge=1, le=10_000_000, description="Use only the first so many held-out rows.")
     batch_size: int = Field(64, ge=1, le=65_536, description="Rows in one forward pass.")
@@ -54,9 +79,16 @@ class Checkpoint(ApiModel):
     """When the complete state of the run is saved, and where."""
 
     every_steps: int | None = Field(None, ge=1, le=100_000_000, description="Save every so many steps.")
-    every_seconds: int | None = Field(600, ge=1, le=864_000, description="Save when the last checkpoint is older than this. A checkpoint is also written on SIGTERM and at the end.")  # noqa: E501
+    every_seconds: int | None = Field(
+        600,
+        ge=1,
+        le=864_000,
+        description="Save when the last checkpoint is older than this. A checkpoint is also written on SIGTERM and at the end.",
+    )
     keep: int = Field(2, ge=1, le=1000, description="Number of newest verified checkpoints that are kept.")
-    volume: OutputVolume | None = Field(None, description="Volume and folder for checkpoints; default: `checkpoints` below the output folder.")  # noqa: E501
+    volume: OutputVolume | None = Field(
+        None, description="Volume and folder for checkpoints; default: `checkpoints` below the output folder."
+    )
 
 
 class Backoff(ApiModel):
@@ -70,7 +102,9 @@ class Backoff(ApiModel):
         ),
     )
 
-    initial_seconds: int = Field(10, ge=0, le=3600, description="Before the first retry; doubles with every further one.")
+    initial_seconds: int = Field(
+        10, ge=0, le=3600, description="Before the first retry; doubles with every further one."
+    )
     max_seconds: int = Field(360, ge=0, le=86_400, description="Longest wait.")
 
 
@@ -78,11 +112,31 @@ class RunPolicy(ApiModel):
     """The life of the run: suspension, deadlines, retries, clean-up. May be changed while the job runs, except the grace period."""  # noqa: E501
 
     suspend: bool = Field(False, description="Stop the pods after saving a checkpoint; false again resumes from it.")
-    active_deadline_seconds: int | None = Field(None, ge=1, le=315_360_000, description="The job fails when its pods have run longer than this in total; suspended time does not count.")  # noqa: E501
-    ttl_seconds_after_finished: int | None = Field(None, ge=0, le=315_360_000, description="The job is deleted so many seconds after it finished; its output stays.")  # noqa: E501
-    backoff_limit: int = Field(3, ge=0, le=1000, description="Failed attempts that are repeated before the job fails. Stops on request, evictions and preemptions do not count.")  # noqa: E501
+    active_deadline_seconds: int | None = Field(
+        None,
+        ge=1,
+        le=315_360_000,
+        description="The job fails when its pods have run longer than this in total; suspended time does not count.",
+    )
+    ttl_seconds_after_finished: int | None = Field(
+        None,
+        ge=0,
+        le=315_360_000,
+        description="The job is deleted so many seconds after it finished; its output stays.",
+    )
+    backoff_limit: int = Field(
+        3,
+        ge=0,
+        le=1000,
+        description="Failed attempts that are repeated before the job fails. Stops on request, evictions and preemptions do not count.",
+    )
     backoff: Backoff = Field(default_factory=Backoff, description="Waiting time before a failed attempt is repeated.")
-    termination_grace_period_seconds: int = Field(120, ge=5, le=86_400, description="Time between SIGTERM and SIGKILL; must suffice to finish a micro-batch and save a checkpoint.")  # noqa: E501
+    termination_grace_period_seconds: int = Field(
+        120,
+        ge=5,
+        le=86_400,
+        description="Time between SIGTERM and SIGKILL; must suffice to finish a micro-batch and save a checkpoint.",
+    )
 
 
 class Toleration(ApiModel):
@@ -91,16 +145,26 @@ class Toleration(ApiModel):
     key: str | None = Field(None, max_length=317, description="Taint key; empty with operator Exists tolerates all.")
     operator: Literal["Exists", "Equal"] = Field("Equal", description="How key and value are compared.")
     value: str | None = Field(None, max_length=63, description="Taint value.")
-    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(None, description="Taint effect; default: all.")  # noqa: E501
-    toleration_seconds: int | None = Field(None, ge=0, le=315_360_000, description="How long a NoExecute taint is tolerated.")  # noqa: E501
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
+        None, description="Taint effect; default: all."
+    )
+    toleration_seconds: int | None = Field(
+        None, ge=0, le=315_360_000, description="How long a NoExecute taint is tolerated."
+    )
 
 
 class Scheduling(ApiModel):
     """Where the pods may run and how important they are."""
 
-    priority_class_name: str | None = Field(None, min_length=1, max_length=253, pattern=SUBDOMAIN_NAME, description="PriorityClass of the pods.")  # noqa: E501
-    node_selector: dict[LabelText, Annotated[str, Field(max_length=63)]] | None = Field(None, max_length=32, description="Labels that a node must have; added to the runtime's.")  # noqa: E501
-    tolerations: list[Toleration] | None = Field(None, max_length=32, description="Tolerations; added to the runtime's.")
+    priority_class_name: str | None = Field(
+        None, min_length=1, max_length=253, pattern=SUBDOMAIN_NAME, description="PriorityClass of the pods."
+    )
+    node_selector: dict[LabelText, Annotated[str, Field(max_length=63)]] | None = Field(
+        None, max_length=32, description="Labels that a node must have; added to the runtime's."
+    )
+    tolerations: list[Toleration] | None = Field(
+        None, max_length=32, description="Tolerations; added to the runtime's."
+    )
 
 
 class Resources(ApiModel):
@@ -116,5 +180,7 @@ class Resources(ApiModel):
 class RuntimeRef(ApiModel):
     """The runtime that provides image and defaults."""
 
-    kind: Literal["ClusterTrainerRuntime", "TrainerRuntime"] = Field("ClusterTrainerRuntime", description="ClusterTrainerRuntime, or TrainerRuntime for one in the job's namespace.")  # noqa: E501
+    kind: Literal["ClusterTrainerRuntime", "TrainerRuntime"] = Field(
+        "ClusterTrainerRuntime", description="ClusterTrainerRuntime, or TrainerRuntime for one in the job's namespace."
+    )
     name: str = Field(min_length=1, max_length=253, pattern=SUBDOMAIN_NAME, description="Name of the runtime.")

@@ -27,10 +27,14 @@ class EnvironmentVariable(ApiModel):
     """An environment variable of the trainer container."""
 
     rules = (
-        Rule(has("value").differs(has("secretKeyRef")), "exactly one of value and secretKeyRef must be set", path="value"),
+        Rule(
+            has("value").differs(has("secretKeyRef")), "exactly one of value and secretKeyRef must be set", path="value"
+        ),
     )
 
-    name: str = Field(min_length=1, max_length=253, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="Name of the variable.")
+    name: str = Field(
+        min_length=1, max_length=253, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="Name of the variable."
+    )
     value: str | None = Field(None, max_length=4096, description="Its value.")
     secret_key_ref: SecretKeyReference | None = Field(None, description="Secret key that holds its value.")
 
@@ -39,7 +43,9 @@ class RuntimeResources(ApiModel):
     """Resources of each pod where the job does not say."""
 
     gpus: int = Field(0, ge=0, le=16, description="GPUs of each pod.")
-    gpu_resource_name: str = Field("nvidia.com/gpu", min_length=1, max_length=253, description="Name of the device plugin's resource.")  # noqa: E501
+    gpu_resource_name: str = Field(
+        "nvidia.com/gpu", min_length=1, max_length=253, description="Name of the device plugin's resource."
+    )
     cpu: Quantity = Field("1", description="CPU of each pod.")
     memory: Quantity = Field("2Gi", description="Memory of each pod.")
     shared_memory: Quantity = Field("64Mi", description="Size of /dev/shm, taken from the pod's memory.")
@@ -56,15 +62,34 @@ class TrainerRuntimeSpec(ApiModel):
     """Image and defaults of the pods."""
 
     image: str = Field(min_length=1, max_length=1024, description="Trainer image.")
-    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field("IfNotPresent", description="When the image is pulled.")  # noqa: E501
-    image_pull_secrets: list[Annotated[str, Field(min_length=1, max_length=253)]] = Field(default_factory=list, max_length=8, description="Secrets of the job's namespace with registry credentials.")  # noqa: E501
-    env: list[EnvironmentVariable] = Field(default_factory=list, max_length=64, description="Environment of the trainer container.", json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]})  # noqa: E501
-    resources: RuntimeResources = Field(default_factory=RuntimeResources, description="Resources of each pod where the job does not say.")  # noqa: E501
-    node_selector: dict[LabelText, Label] = Field(default_factory=dict, max_length=32, description="Labels that a node must have.")  # noqa: E501
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field(
+        "IfNotPresent", description="When the image is pulled."
+    )
+    image_pull_secrets: list[Annotated[str, Field(min_length=1, max_length=253)]] = Field(
+        default_factory=list, max_length=8, description="Secrets of the job's namespace with registry credentials."
+    )
+    env: list[EnvironmentVariable] = Field(
+        default_factory=list,
+        max_length=64,
+        description="Environment of the trainer container.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
+    resources: RuntimeResources = Field(
+        default_factory=RuntimeResources, description="Resources of each pod where the job does not say."
+    )
+    node_selector: dict[LabelText, Label] = Field(
+        default_factory=dict, max_length=32, description="Labels that a node must have."
+    )
     tolerations: list[Toleration] = Field(default_factory=list, max_length=32, description="Tolerations of the pods.")
-    runtime_class_name: str | None = Field(None, min_length=1, max_length=253, pattern=SUBDOMAIN_NAME, description="RuntimeClass of the pods.")  # noqa: E501
-    pod_labels: dict[LabelText, Label] = Field(default_factory=dict, max_length=32, description="Labels added to the pods.")
-    pod_annotations: dict[LabelText, Annotated[str, Field(max_length=4096)]] = Field(default_factory=dict, max_length=32, description="Annotations added to the pods.")  # noqa: E501
+    runtime_class_name: str | None = Field(
+        None, min_length=1, max_length=253, pattern=SUBDOMAIN_NAME, description="RuntimeClass of the pods."
+    )
+    pod_labels: dict[LabelText, Label] = Field(
+        default_factory=dict, max_length=32, description="Labels added to the pods."
+    )
+    pod_annotations: dict[LabelText, Annotated[str, Field(max_length=4096)]] = Field(
+        default_factory=dict, max_length=32, description="Annotations added to the pods."
+    )
     prices: Prices | None = Field(None, description="Prices from which the cost in a job's status is computed.")
 
 

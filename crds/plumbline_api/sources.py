@@ -23,7 +23,13 @@ class VolumeSource(Source, key="volume"):
     """A file or folder on a PersistentVolumeClaim of the job's namespace."""
 
     claim_name: ClaimName = Field(description="Name of the PersistentVolumeClaim.")
-    path: str | None = Field(None, min_length=1, max_length=1024, pattern=RELATIVE_PATH, description="Path below the volume's root, without a leading slash; default: the root.")  # noqa: E501
+    path: str | None = Field(
+        None,
+        min_length=1,
+        max_length=1024,
+        pattern=RELATIVE_PATH,
+        description="Path below the volume's root, without a leading slash; default: the root.",
+    )
 
 
 class ConfigMapSource(Source, key="configMap"):
@@ -54,8 +60,12 @@ class DatasetColumns(ApiModel):
     prompt: str = Field("prompt", min_length=1, max_length=128, description="Text or list of chat messages.")
     chosen: str = Field("chosen", min_length=1, max_length=128, description="Preferred completion (pairs).")
     rejected: str = Field("rejected", min_length=1, max_length=128, description="Other completion (pairs).")
-    completion: str = Field("completion", min_length=1, max_length=128, description="Completion (unpaired and supervised).")
-    label: str = Field("label", min_length=1, max_length=128, description="true if the completion is desirable (unpaired).")
+    completion: str = Field(
+        "completion", min_length=1, max_length=128, description="Completion (unpaired and supervised)."
+    )
+    label: str = Field(
+        "label", min_length=1, max_length=128, description="true if the completion is desirable (unpaired)."
+    )
     answer: str = Field("answer", min_length=1, max_length=128, description="Reference answer (RLVR).")
 
 
@@ -64,7 +74,9 @@ class Dataset(ApiModel):
 
     source: SourceChoice = Field(description="Where the file is.")  # type: ignore[valid-type]
     format: Literal["auto", "jsonl", "parquet"] = Field("auto", description="auto goes by the file's ending.")
-    columns: DatasetColumns = Field(default_factory=DatasetColumns, description="Names of the columns, where they differ from the defaults.")  # noqa: E501
+    columns: DatasetColumns = Field(
+        default_factory=DatasetColumns, description="Names of the columns, where they differ from the defaults."
+    )
     max_rows: int | None = Field(None, ge=1, le=1_000_000_000, description="Use only the first so many rows.")
 
 
@@ -73,7 +85,10 @@ class Data(ApiModel):
 
     train: Dataset = Field(description="Rows to learn from.")
     evaluation: Dataset | None = Field(None, description="Held-out rows; without them nothing is evaluated.")
-    overlong: Literal["refuse", "drop", "truncate"] = Field("refuse", description="What happens to a row whose prompt or completion is longer than training.maxPromptTokens or training.maxCompletionTokens: the job is refused naming the row, the row is dropped and counted, or the prompt loses its beginning and the completion its end.")  # noqa: E501
+    overlong: Literal["refuse", "drop", "truncate"] = Field(
+        "refuse",
+        description="What happens to a row whose prompt or completion is longer than training.maxPromptTokens or training.maxCompletionTokens: the job is refused naming the row, the row is dropped and counted, or the prompt loses its beginning and the completion its end.",
+    )
     shuffle: bool = Field(True, description="Order rows anew in every epoch, by seed; false keeps the file's order.")
 
 
@@ -81,8 +96,12 @@ class Model(ApiModel):
     """The language model that is trained: a Hugging Face directory with weights (safetensors), tokenizer and chat template."""  # noqa: E501
 
     source: SourceChoice = Field(description="Where the model's directory is.")  # type: ignore[valid-type]
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="Type of weights and computation; auto is bfloat16 where the hardware has it, else float32.")  # noqa: E501
-    chat_template: str | None = Field(None, min_length=1, max_length=16384, description="Jinja chat template that replaces the tokenizer's own.")  # noqa: E501
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Type of weights and computation; auto is bfloat16 where the hardware has it, else float32."
+    )
+    chat_template: str | None = Field(
+        None, min_length=1, max_length=16384, description="Jinja chat template that replaces the tokenizer's own."
+    )
 
 
 class Reference(ApiModel):
@@ -95,24 +114,50 @@ class OutputVolume(ApiModel):
     """A folder on a PersistentVolumeClaim that the job writes to."""
 
     claim_name: ClaimName = Field(description="Name of the PersistentVolumeClaim.")
-    path: str | None = Field(None, min_length=1, max_length=1024, pattern=RELATIVE_PATH, description="Folder below the volume's root; default: the job's name.")  # noqa: E501
+    path: str | None = Field(
+        None,
+        min_length=1,
+        max_length=1024,
+        pattern=RELATIVE_PATH,
+        description="Folder below the volume's root; default: the job's name.",
+    )
 
 
 class Output(ApiModel):
     """Where the trained model is written."""
 
     volume: OutputVolume | None = Field(None, description="Volume and folder for the model. Needed in a cluster.")
-    path: str | None = Field(None, min_length=1, max_length=4096, description="Local folder, when running the trainer by itself.")  # noqa: E501
+    path: str | None = Field(
+        None, min_length=1, max_length=4096, description="Local folder, when running the trainer by itself."
+    )
 
 
 class Reward(ApiModel):
     """One component of the reward: a verifier with a name and a weight."""
 
-    name: str = Field(min_length=1, max_length=40, pattern=r"^[a-z]([a-z0-9_]*[a-z0-9])?$", description="Name of the component, as it appears in metrics and status.")  # noqa: E501
+    name: str = Field(
+        min_length=1,
+        max_length=40,
+        pattern=r"^[a-z]([a-z0-9_]*[a-z0-9])?$",
+        description="Name of the component, as it appears in metrics and status.",
+    )
     weight: float = Field(1.0, ge=-1000, le=1000, description="Factor of this component in the total reward.")
     verifier: VerifierChoice = Field(description="What scores the completion.")  # type: ignore[valid-type]
-    timeout_seconds: float = Field(5.0, gt=0, le=3600, description="Hard limit for scoring one completion; beyond it the process is killed and the call counts as an error.")  # noqa: E501
-    max_error_fraction: float = Field(0.1, ge=0, le=1, description="Largest share of calls of one step that may raise, return no finite number or run out of time; above it the job fails with reason RewardFunctionError.")  # noqa: E501
-    error_value: float | None = Field(None, ge=-1000, le=1000, description="Reward of a call that failed. Default: the completion is left out of the loss and of its group's baseline.")  # noqa: E501
-
-
+    timeout_seconds: float = Field(
+        5.0,
+        gt=0,
+        le=3600,
+        description="Hard limit for scoring one completion; beyond it the process is killed and the call counts as an error.",
+    )
+    max_error_fraction: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="Largest share of calls of one step that may raise, return no finite number or run out of time; above it the job fails with reason RewardFunctionError.",
+    )
+    error_value: float | None = Field(
+        None,
+        ge=-1000,
+        le=1000,
+        description="Reward of a call that failed. Default: the completion is left out of the loss and of its group's baseline.",
+    )

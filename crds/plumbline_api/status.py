@@ -15,7 +15,9 @@ class Condition(ApiModel):
 
     type: str = Field(min_length=1, max_length=63, description="Kind of condition.")
     status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds.")
-    reason: str = Field(min_length=1, max_length=63, description="Why, as one word of the closed list in the API reference.")
+    reason: str = Field(
+        min_length=1, max_length=63, description="Why, as one word of the closed list in the API reference."
+    )
     message: str = Field("", max_length=4096, description="Why, for people.")
     last_transition_time: datetime = Field(description="When `status` last changed.")
     observed_generation: int | None = Field(None, ge=0, description="Generation of the spec that this was seen on.")
@@ -84,7 +86,9 @@ class Usage(ApiModel):
 
     pod_seconds: float = Field(0, ge=0, description="Running time of all pods.")
     gpu_seconds: float = Field(0, ge=0, description="Running time of all pods times their GPUs.")
-    cost: float | None = Field(None, ge=0, description="Running time times the runtime's prices; absent without prices.")
+    cost: float | None = Field(
+        None, ge=0, description="Running time times the runtime's prices; absent without prices."
+    )
 
 
 class SnapshotStatus(ApiModel):
@@ -117,19 +121,40 @@ class JobStatus(ApiModel):
     observed_generation: int | None = Field(None, ge=0, description="Generation of the spec that the status is about.")
     start_time: datetime | None = Field(None, description="When the first pods were created.")
     completion_time: datetime | None = Field(None, description="When the job became Complete or Failed.")
-    conditions: list[Condition] = Field(default_factory=list, max_length=16, description="Conditions; at most one of each type.", json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]})  # noqa: E501
+    conditions: list[Condition] = Field(
+        default_factory=list,
+        max_length=16,
+        description="Conditions; at most one of each type.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    )
     objective: str = Field("", max_length=63, description="Method in use, for the printer column.")
-    score: str = Field("", max_length=32, description="The job's main held-out metric, or its main training metric, for the printer column.")  # noqa: E501
-    reason: str = Field("", max_length=63, description="Reason of the condition that matters most now, for the printer column.")  # noqa: E501
+    score: str = Field(
+        "",
+        max_length=32,
+        description="The job's main held-out metric, or its main training metric, for the printer column.",
+    )
+    reason: str = Field(
+        "", max_length=63, description="Reason of the condition that matters most now, for the printer column."
+    )
     gpus: int = Field(0, ge=0, description="GPUs of all pods.")
     restarts: int = Field(0, ge=0, description="Attempts beyond the first.")
     failures: int = Field(0, ge=0, description="Attempts that count towards backoffLimit.")
     attempt: int = Field(0, ge=0, description="Number of the present attempt; 0 before the first.")
     next_attempt_time: datetime | None = Field(None, description="When the next attempt starts, during backoff.")
     progress: Progress | None = Field(None, description="How far the run is.")
-    metrics: list[MetricValue] = Field(default_factory=list, max_length=64, description="Last values of the run's metrics.", json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]})  # noqa: E501
+    metrics: list[MetricValue] = Field(
+        default_factory=list,
+        max_length=64,
+        description="Last values of the run's metrics.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
     checkpoint: CheckpointStatus | None = Field(None, description="The newest verified checkpoint.")
-    attempts: list[Attempt] = Field(default_factory=list, max_length=5, description="The last five attempts.", json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["number"]})  # noqa: E501
+    attempts: list[Attempt] = Field(
+        default_factory=list,
+        max_length=5,
+        description="The last five attempts.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["number"]},
+    )
     last_failure: Failure | None = Field(None, description="The last failure, kept after its pod is gone.")
     usage: Usage | None = Field(None, description="What the job cost so far.")
     snapshot: SnapshotStatus | None = Field(None, description="The stored resolution of spec and runtime.")

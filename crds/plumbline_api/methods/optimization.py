@@ -44,7 +44,9 @@ class Sgd(Optimizer, key="sgd"):
 class Schedule(Family):
     """The learning rate over the run, as a factor of the optimizer's peak."""
 
-    warmup_fraction: float = Field(0.0, ge=0, le=1, description="Share of the steps over which the rate rises linearly from 0.")  # noqa: E501
+    warmup_fraction: float = Field(
+        0.0, ge=0, le=1, description="Share of the steps over which the rate rises linearly from 0."
+    )
 
 
 class Constant(Schedule, key="constant"):
@@ -74,8 +76,12 @@ class WarmupStableDecay(Schedule, key="warmupStableDecay"):
         ),
     )
 
-    decay_fraction: float = Field(0.1, ge=0, le=1, description="Share of the steps over which the rate falls at the end.")
-    decay_shape: Literal["linear", "cosine", "sqrt"] = Field("linear", description="Shape of the decay; sqrt is 1 - sqrt(t).")
+    decay_fraction: float = Field(
+        0.1, ge=0, le=1, description="Share of the steps over which the rate falls at the end."
+    )
+    decay_shape: Literal["linear", "cosine", "sqrt"] = Field(
+        "linear", description="Shape of the decay; sqrt is 1 - sqrt(t)."
+    )
     final_fraction: float = Field(0.0, ge=0, le=1, description="Factor of the peak reached at the last step.")
 
 
@@ -91,10 +97,19 @@ class Lora(Peft, key="lora"):
 
     rank: int = Field(16, ge=1, le=1024, description="Rank of the update of each adapted matrix.")
     alpha: float = Field(32.0, gt=0, le=65536, description="Scale: the update is multiplied by alpha/rank.")
-    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the adapter's input; 0 keeps runs deterministic across batch splits.")  # noqa: E501
-    target_modules: list[ModuleName] | None = Field(None, min_length=1, max_length=64, description="Names of the linear modules to adapt; default: every linear layer but the head.")  # noqa: E501
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="Dropout on the adapter's input; 0 keeps runs deterministic across batch splits."
+    )
+    target_modules: list[ModuleName] | None = Field(
+        None,
+        min_length=1,
+        max_length=64,
+        description="Names of the linear modules to adapt; default: every linear layer but the head.",
+    )
     rank_stabilized: bool = Field(False, description="Scale by alpha/sqrt(rank) instead of alpha/rank.")
-    merge_on_export: bool = Field(True, description="Merge the adapter into the exported model; false exports the adapter alone.")  # noqa: E501
+    merge_on_export: bool = Field(
+        True, description="Merge the adapter into the exported model; false exports the adapter alone."
+    )
 
 
 OptimizerChoice = Optimizer.choice("OptimizerChoice", "The update rule: exactly one optimizer.")

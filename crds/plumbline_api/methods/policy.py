@@ -25,9 +25,21 @@ class ClippedRatioObjective(PolicyObjective):
         ),
     )
 
-    clip_low: float = Field(0.2, gt=0, lt=1, description="The importance ratio is clipped below at 1 - clipLow (PPO's epsilon).")  # noqa: E501
-    clip_high: float = Field(0.2, gt=0, le=10, description="The importance ratio is clipped above at 1 + clipHigh; larger than clipLow is DAPO's clip-higher.")  # noqa: E501
-    kl_coefficient: float = Field(0.0, ge=0, le=10, description="Weight of the KL penalty to the reference model (k3 estimator); 0 loads no reference.")  # noqa: E501
+    clip_low: float = Field(
+        0.2, gt=0, lt=1, description="The importance ratio is clipped below at 1 - clipLow (PPO's epsilon)."
+    )
+    clip_high: float = Field(
+        0.2,
+        gt=0,
+        le=10,
+        description="The importance ratio is clipped above at 1 + clipHigh; larger than clipLow is DAPO's clip-higher.",
+    )
+    kl_coefficient: float = Field(
+        0.0,
+        ge=0,
+        le=10,
+        description="Weight of the KL penalty to the reference model (k3 estimator); 0 loads no reference.",
+    )
 
 
 class Grpo(ClippedRatioObjective, key="grpo"):
@@ -37,13 +49,23 @@ class Grpo(ClippedRatioObjective, key="grpo"):
 class DrGrpo(ClippedRatioObjective, key="drGrpo"):
     """GRPO done right: token losses summed and divided by a constant, so that long wrong answers are not favoured (Liu et al. 2025, arXiv:2503.20783, sec. 3)."""  # noqa: E501
 
-    normalization_tokens: int | None = Field(None, ge=1, le=1_000_000, description="The constant that each sequence's sum is divided by; default: training.maxCompletionTokens.")  # noqa: E501
+    normalization_tokens: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        description="The constant that each sequence's sum is divided by; default: training.maxCompletionTokens.",
+    )
 
 
 class Reinforce(PolicyObjective, key="reinforce"):
     """REINFORCE: advantage-weighted sequence log-likelihood, strictly on-policy (Williams 1992; in this form Ahmadian et al. 2024, arXiv:2402.14740, eq. 6)."""  # noqa: E501
 
-    kl_coefficient: float = Field(0.0, ge=0, le=10, description="Weight of the KL penalty to the reference model (k3 estimator); 0 loads no reference.")  # noqa: E501
+    kl_coefficient: float = Field(
+        0.0,
+        ge=0,
+        le=10,
+        description="Weight of the KL penalty to the reference model (k3 estimator); 0 loads no reference.",
+    )
 
 
 class Advantage(Family):
@@ -58,7 +80,9 @@ class GroupRelative(Advantage, key="groupRelative"):
 
     needs_group = True
 
-    normalize: Literal["std", "none"] = Field("std", description="std divides by the group's standard deviation, none leaves the centred reward.")  # noqa: E501
+    normalize: Literal["std", "none"] = Field(
+        "std", description="std divides by the group's standard deviation, none leaves the centred reward."
+    )
     epsilon: float = Field(1e-4, gt=0, le=1, description="Added to the standard deviation.")
 
 

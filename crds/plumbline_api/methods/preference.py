@@ -27,15 +27,22 @@ class PreferenceObjective(Family):
 class Dpo(PreferenceObjective, key="dpo"):
     """Direct preference optimization: logistic loss on the difference of policy-to-reference log-ratios (Rafailov et al. 2023, arXiv:2305.18290, eq. 7; label smoothing: Mitchell 2023, conservative DPO)."""  # noqa: E501
 
-    beta: float = Field(0.1, gt=0, le=100, description="Inverse temperature: how strongly the policy is held to the reference.")  # noqa: E501
-    label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="Assumed probability that a preference label is flipped (conservative DPO).")  # noqa: E501
+    beta: float = Field(
+        0.1, gt=0, le=100, description="Inverse temperature: how strongly the policy is held to the reference."
+    )
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=0.5, description="Assumed probability that a preference label is flipped (conservative DPO)."
+    )
 
 
 class Ipo(PreferenceObjective, key="ipo"):
     """Identity preference optimization: squared distance of the log-ratio margin from 1/(2 tau) (Azar et al. 2023, arXiv:2310.12036, eq. 17)."""  # noqa: E501
 
     tau: float = Field(0.1, gt=0, le=100, description="Regularisation strength; the margin's target is 1/(2 tau).")
-    length_normalized: bool = Field(True, description="Average log-probabilities over completion tokens before taking the margin, as reference implementations do; false sums them as in the paper.")  # noqa: E501
+    length_normalized: bool = Field(
+        True,
+        description="Average log-probabilities over completion tokens before taking the margin, as reference implementations do; false sums them as in the paper.",
+    )
 
 
 class Simpo(PreferenceObjective, key="simpo"):
@@ -44,7 +51,12 @@ class Simpo(PreferenceObjective, key="simpo"):
     needs_reference = False
 
     beta: float = Field(2.0, gt=0, le=100, description="Scale of the length-normalised log-probability reward.")
-    gamma: float = Field(1.0, ge=0, le=100, description="Target margin between the rewards of chosen and rejected (absolute, in the units of the scaled reward).")  # noqa: E501
+    gamma: float = Field(
+        1.0,
+        ge=0,
+        le=100,
+        description="Target margin between the rewards of chosen and rejected (absolute, in the units of the scaled reward).",
+    )
 
 
 class Kto(PreferenceObjective, key="kto"):
@@ -52,7 +64,9 @@ class Kto(PreferenceObjective, key="kto"):
 
     data_shape = "unpaired"
 
-    beta: float = Field(0.1, gt=0, le=100, description="Risk aversion: scale of the log-ratio inside the value function.")
+    beta: float = Field(
+        0.1, gt=0, le=100, description="Risk aversion: scale of the log-ratio inside the value function."
+    )
     desirable_weight: float = Field(1.0, gt=0, le=1000, description="Weight of desirable rows (lambda_D).")
     undesirable_weight: float = Field(1.0, gt=0, le=1000, description="Weight of undesirable rows (lambda_U).")
 
@@ -70,7 +84,9 @@ class RewardModel(PreferenceObjective, key="rewardModel"):
     needs_reference = False
     trains_scalar_head = True
 
-    centering_coefficient: float = Field(0.0, ge=0, le=10, description="Weight of the squared sum of both rewards, which keeps the mean reward at zero.")  # noqa: E501
+    centering_coefficient: float = Field(
+        0.0, ge=0, le=10, description="Weight of the squared sum of both rewards, which keeps the mean reward at zero."
+    )
 
 
 PreferenceObjectiveChoice = PreferenceObjective.choice(

@@ -21,14 +21,21 @@ class ExactMatch(Verifier, key="exactMatch"):
 
     strip: bool = Field(True, description="Ignore white space at both ends.")
     ignore_case: bool = Field(False, description="Ignore letter case.")
-    extract: str | None = Field(None, min_length=1, max_length=512, description="Regular expression whose first group (or whole match) in the completion is compared; the last match counts. Without a match the reward is 0.")  # noqa: E501
+    extract: str | None = Field(
+        None,
+        min_length=1,
+        max_length=512,
+        description="Regular expression whose first group (or whole match) in the completion is compared; the last match counts. Without a match the reward is 0.",
+    )
 
 
 class Numeric(Verifier, key="numeric"):
     """1 if the last number in the completion equals the answer within a tolerance, else 0."""
 
     absolute_tolerance: float = Field(0.0, ge=0, le=1e12, description="Largest allowed absolute difference.")
-    relative_tolerance: float = Field(1e-9, ge=0, le=1, description="Largest allowed difference relative to the answer.")
+    relative_tolerance: float = Field(
+        1e-9, ge=0, le=1, description="Largest allowed difference relative to the answer."
+    )
 
 
 class Math(Verifier, key="math"):
@@ -41,7 +48,9 @@ class Regex(Verifier, key="regex"):
     needs_answer = False
 
     pattern: str = Field(min_length=1, max_length=1024, description="Python regular expression.")
-    mode: Literal["search", "fullMatch"] = Field("fullMatch", description="Whether the whole completion must match or any part of it.")  # noqa: E501
+    mode: Literal["search", "fullMatch"] = Field(
+        "fullMatch", description="Whether the whole completion must match or any part of it."
+    )
 
 
 class PythonFunction(Verifier, key="python"):
@@ -49,10 +58,22 @@ class PythonFunction(Verifier, key="python"):
 
     needs_answer = False
 
-    config_map: str | None = Field(None, min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", description="ConfigMap that holds the code. Give this in a cluster; give `path` when running the trainer by itself.")  # noqa: E501
-    path: str | None = Field(None, min_length=1, max_length=1024, description="File with the code, when running the trainer by itself.")  # noqa: E501
-    file: str = Field("reward.py", min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$", description="Key of the ConfigMap.")  # noqa: E501
-    function: str = Field("verify", min_length=1, max_length=128, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="Name of the function.")  # noqa: E501
+    config_map: str | None = Field(
+        None,
+        min_length=1,
+        max_length=253,
+        pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$",
+        description="ConfigMap that holds the code. Give this in a cluster; give `path` when running the trainer by itself.",
+    )
+    path: str | None = Field(
+        None, min_length=1, max_length=1024, description="File with the code, when running the trainer by itself."
+    )
+    file: str = Field(
+        "reward.py", min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$", description="Key of the ConfigMap."
+    )
+    function: str = Field(
+        "verify", min_length=1, max_length=128, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="Name of the function."
+    )
 
 
 VerifierChoice = Verifier.choice("VerifierChoice", "How the component scores a completion: exactly one verifier.")
