@@ -56,7 +56,7 @@ class RLVRJobSpec(JobSpec):
         *JobSpec.rules,
         Rule(
             (field("rollout.groupSize") > 1).unless(~any_of([has(f"advantage.{key}") for key in _GROUP_BASELINES])),
-            f"rollout.groupSize must be at least 2: the advantages {', '.join(_GROUP_BASELINES)} compare the samples of one prompt",  # noqa: E501
+            f"rollout.groupSize must be at least 2: the advantages {', '.join(_GROUP_BASELINES)} compare the samples of one prompt",
             path="rollout.groupSize",
         ),
         Rule(

@@ -109,7 +109,7 @@ class Backoff(ApiModel):
 
 
 class RunPolicy(ApiModel):
-    """The life of the run: suspension, deadlines, retries, clean-up. May be changed while the job runs, except the grace period."""  # noqa: E501
+    """The life of the run: suspension, deadlines, retries, clean-up. May be changed while the job runs, except the grace period."""
 
     suspend: bool = Field(False, description="Stop the pods after saving a checkpoint; false again resumes from it.")
     active_deadline_seconds: int | None = Field(

@@ -46,7 +46,7 @@ class UriSource(Source, key="uri"):
 
 
 class PathSource(Source, key="path"):
-    """A path in the container's own file system, for models baked into an image and for running the trainer by itself."""  # noqa: E501
+    """A path in the container's own file system, for models baked into an image and for running the trainer by itself."""
 
     path: str = Field(min_length=1, max_length=4096, description="The path.")
 
@@ -93,7 +93,7 @@ class Data(ApiModel):
 
 
 class Model(ApiModel):
-    """The language model that is trained: a Hugging Face directory with weights (safetensors), tokenizer and chat template."""  # noqa: E501
+    """The language model that is trained: a Hugging Face directory with weights (safetensors), tokenizer and chat template."""
 
     source: SourceChoice = Field(description="Where the model's directory is.")  # type: ignore[valid-type]
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(

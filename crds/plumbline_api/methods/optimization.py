@@ -93,7 +93,7 @@ ModuleName = Annotated[str, Field(min_length=1, max_length=128)]
 
 
 class Lora(Peft, key="lora"):
-    """Low-rank adaptation (Hu et al. 2021, arXiv:2106.09685); rank-stabilised scaling: Kalajdzievski 2023, arXiv:2312.03732."""  # noqa: E501
+    """Low-rank adaptation (Hu et al. 2021, arXiv:2106.09685); rank-stabilised scaling: Kalajdzievski 2023, arXiv:2312.03732."""
 
     rank: int = Field(16, ge=1, le=1024, description="Rank of the update of each adapted matrix.")
     alpha: float = Field(32.0, gt=0, le=65536, description="Scale: the update is multiplied by alpha/rank.")

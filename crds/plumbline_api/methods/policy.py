@@ -43,11 +43,11 @@ class ClippedRatioObjective(PolicyObjective):
 
 
 class Grpo(ClippedRatioObjective, key="grpo"):
-    """Group relative policy optimization: clipped token ratios, averaged per sequence and then over sequences (Shao et al. 2024, arXiv:2402.03300, eq. 3)."""  # noqa: E501
+    """Group relative policy optimization: clipped token ratios, averaged per sequence and then over sequences (Shao et al. 2024, arXiv:2402.03300, eq. 3)."""
 
 
 class DrGrpo(ClippedRatioObjective, key="drGrpo"):
-    """GRPO done right: token losses summed and divided by a constant, so that long wrong answers are not favoured (Liu et al. 2025, arXiv:2503.20783, sec. 3)."""  # noqa: E501
+    """GRPO done right: token losses summed and divided by a constant, so that long wrong answers are not favoured (Liu et al. 2025, arXiv:2503.20783, sec. 3)."""
 
     normalization_tokens: int | None = Field(
         None,
@@ -58,7 +58,7 @@ class DrGrpo(ClippedRatioObjective, key="drGrpo"):
 
 
 class Reinforce(PolicyObjective, key="reinforce"):
-    """REINFORCE: advantage-weighted sequence log-likelihood, strictly on-policy (Williams 1992; in this form Ahmadian et al. 2024, arXiv:2402.14740, eq. 6)."""  # noqa: E501
+    """REINFORCE: advantage-weighted sequence log-likelihood, strictly on-policy (Williams 1992; in this form Ahmadian et al. 2024, arXiv:2402.14740, eq. 6)."""
 
     kl_coefficient: float = Field(
         0.0,
@@ -76,7 +76,7 @@ class Advantage(Family):
 
 
 class GroupRelative(Advantage, key="groupRelative"):
-    """Reward minus the mean of its group, divided by a scale (Shao et al. 2024, arXiv:2402.03300, sec. 4.1.2; without scale: Liu et al. 2025, arXiv:2503.20783)."""  # noqa: E501
+    """Reward minus the mean of its group, divided by a scale (Shao et al. 2024, arXiv:2402.03300, sec. 4.1.2; without scale: Liu et al. 2025, arXiv:2503.20783)."""
 
     needs_group = True
 
@@ -87,7 +87,7 @@ class GroupRelative(Advantage, key="groupRelative"):
 
 
 class LeaveOneOut(Advantage, key="leaveOneOut"):
-    """Reward minus the mean of the other samples of its group (RLOO; Kool et al. 2019; Ahmadian et al. 2024, arXiv:2402.14740, eq. 8)."""  # noqa: E501
+    """Reward minus the mean of the other samples of its group (RLOO; Kool et al. 2019; Ahmadian et al. 2024, arXiv:2402.14740, eq. 8)."""
 
     needs_group = True
 

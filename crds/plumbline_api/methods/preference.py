@@ -25,7 +25,7 @@ class PreferenceObjective(Family):
 
 
 class Dpo(PreferenceObjective, key="dpo"):
-    """Direct preference optimization: logistic loss on the difference of policy-to-reference log-ratios (Rafailov et al. 2023, arXiv:2305.18290, eq. 7; label smoothing: Mitchell 2023, conservative DPO)."""  # noqa: E501
+    """Direct preference optimization: logistic loss on the difference of policy-to-reference log-ratios (Rafailov et al. 2023, arXiv:2305.18290, eq. 7; label smoothing: Mitchell 2023, conservative DPO)."""
 
     beta: float = Field(
         0.1, gt=0, le=100, description="Inverse temperature: how strongly the policy is held to the reference."
@@ -36,7 +36,7 @@ class Dpo(PreferenceObjective, key="dpo"):
 
 
 class Ipo(PreferenceObjective, key="ipo"):
-    """Identity preference optimization: squared distance of the log-ratio margin from 1/(2 tau) (Azar et al. 2023, arXiv:2310.12036, eq. 17)."""  # noqa: E501
+    """Identity preference optimization: squared distance of the log-ratio margin from 1/(2 tau) (Azar et al. 2023, arXiv:2310.12036, eq. 17)."""
 
     tau: float = Field(0.1, gt=0, le=100, description="Regularisation strength; the margin's target is 1/(2 tau).")
     length_normalized: bool = Field(
@@ -46,7 +46,7 @@ class Ipo(PreferenceObjective, key="ipo"):
 
 
 class Simpo(PreferenceObjective, key="simpo"):
-    """Simple preference optimization: length-normalised log-probabilities with a target margin and no reference model (Meng et al. 2024, arXiv:2405.14734, eq. 6)."""  # noqa: E501
+    """Simple preference optimization: length-normalised log-probabilities with a target margin and no reference model (Meng et al. 2024, arXiv:2405.14734, eq. 6)."""
 
     needs_reference = False
 
@@ -60,7 +60,7 @@ class Simpo(PreferenceObjective, key="simpo"):
 
 
 class Kto(PreferenceObjective, key="kto"):
-    """Kahneman-Tversky optimization on unpaired desirable and undesirable completions (Ethayarajh et al. 2024, arXiv:2402.01306, eq. 8)."""  # noqa: E501
+    """Kahneman-Tversky optimization on unpaired desirable and undesirable completions (Ethayarajh et al. 2024, arXiv:2402.01306, eq. 8)."""
 
     data_shape = "unpaired"
 
@@ -79,7 +79,7 @@ class Sft(PreferenceObjective, key="sft"):
 
 
 class RewardModel(PreferenceObjective, key="rewardModel"):
-    """Bradley-Terry reward model: a scalar head trained so that chosen scores above rejected (Ouyang et al. 2022, arXiv:2203.02155, eq. 1; centring: Eisenstein et al. 2023, arXiv:2312.09244)."""  # noqa: E501
+    """Bradley-Terry reward model: a scalar head trained so that chosen scores above rejected (Ouyang et al. 2022, arXiv:2203.02155, eq. 1; centring: Eisenstein et al. 2023, arXiv:2312.09244)."""
 
     needs_reference = False
     trains_scalar_head = True

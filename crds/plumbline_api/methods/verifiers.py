@@ -54,7 +54,7 @@ class Regex(Verifier, key="regex"):
 
 
 class PythonFunction(Verifier, key="python"):
-    """A user's function `verify(prompt, completion, answer, row) -> float`, mounted from a ConfigMap and run in a separate process."""  # noqa: E501
+    """A user's function `verify(prompt, completion, answer, row) -> float`, mounted from a ConfigMap and run in a separate process."""
 
     needs_answer = False
 
