@@ -1,0 +1,164 @@
+"""Puts Plumbline on a cluster and files on its volumes: what the demo and the end-to-end tests share."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+SYSTEM_NAMESPACE = "plumbline-system"
+LOADER = "plumbline-loader"
+
+
+class CommandFailed(Exception):
+    """A command ended with an error; the text holds what it printed."""
+
+
+def run(*command: str, stdin: str | None = None, timeout: float = 600) -> str:
+    """Runs a command in the repository's root and returns what it printed on standard output."""
+    done = subprocess.run(command, cwd=ROOT, input=stdin, capture_output=True, text=True, timeout=timeout, check=False)
+    if done.returncode:
+        raise CommandFailed(f"{' '.join(command[:6])} ... ended with {done.returncode}: {done.stderr or done.stdout}")
+    return done.stdout
+
+
+def tool(name: str) -> str:
+    """Path of `kubectl` or `helm`, fetched once where the machine has none."""
+    return run(sys.executable, str(ROOT / "charts" / "tools.py"), name).strip().splitlines()[-1]
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster that is reached through a kubeconfig."""
+
+    kubeconfig: str
+    kubectl_path: str = field(default_factory=lambda: tool("kubectl"))
+
+    @classmethod
+    def local(cls) -> Cluster:
+        """The cluster that `python -m cluster up` started or chose."""
+        return cls(run(sys.executable, "-m", "cluster", "kubeconfig").strip().splitlines()[-1])
+
+    def kubectl(self, *arguments: str, stdin: str | None = None, timeout: float = 600) -> str:
+        """Runs kubectl and returns its output; raises `CommandFailed`."""
+        return run(self.kubectl_path, "--kubeconfig", self.kubeconfig, *arguments, stdin=stdin, timeout=timeout)
+
+    def get(self, *arguments: str) -> dict[str, Any]:
+        """`kubectl get -o json`."""
+        return json.loads(self.kubectl("get", *arguments, "-o", "json"))
+
+    def apply(self, *manifests: dict[str, Any], namespace: str = "default") -> None:
+        """Applies manifests."""
+        document = {"apiVersion": "v1", "kind": "List", "items": list(manifests)}
+        self.kubectl("apply", "-n", namespace, "-f", "-", stdin=json.dumps(document))
+
+    def helm(self, *arguments: str) -> str:
+        """Runs helm and returns its output; raises `CommandFailed`."""
+        return run(tool("helm"), "--kubeconfig", self.kubeconfig, *arguments)
+
+
+def image_references() -> dict[str, str]:
+    """Builds both images if needed, makes the cluster know them, and returns their references by name."""
+    subprocess.run([sys.executable, str(ROOT / "images" / "build.py"), "all", "--load"], cwd=ROOT, check=True)
+    return json.loads(run(sys.executable, str(ROOT / "images" / "build.py"), "--print-tags"))
+
+
+def install_operator(cluster: Cluster, images: dict[str, str], **values: str) -> None:
+    """Installs or upgrades the chart and waits until the operator is ready."""
+    settings = {"image.reference": images["operator"], "trainerImage.reference": images["trainer"], **values}
+    overrides = [argument for name, value in settings.items() for argument in ("--set", f"{name}={value}")]
+    cluster.helm(
+        "upgrade", "--install", "plumbline", str(ROOT / "charts" / "plumbline"),
+        "--namespace", SYSTEM_NAMESPACE, "--create-namespace", "--wait", "--timeout", "180s", *overrides,
+    )  # fmt: skip
+
+
+def wait_until(description: str, condition: Any, seconds: float, interval: float = 0.5) -> Any:
+    """Polls until the condition gives something true and returns it; raises `TimeoutError` with the description."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{description}: not within {seconds:.0f} s")
+        time.sleep(interval)
+
+
+def _loader_manifest(claim: str, image: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": LOADER},
+        "spec": {
+            "restartPolicy": "Never",
+            "automountServiceAccountToken": False,
+            "terminationGracePeriodSeconds": 0,
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": 65532,
+                "fsGroup": 65532,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [
+                {
+                    "name": "loader",
+                    "image": image,
+                    "command": ["sleep", "3600"],
+                    "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+                    "volumeMounts": [{"name": "volume", "mountPath": "/volume"}],
+                }
+            ],
+            "volumes": [{"name": "volume", "persistentVolumeClaim": {"claimName": claim}}],
+        },
+    }
+
+
+def stage_files(cluster: Cluster, namespace: str, claim: str, folder: Path, image: str, size: str = "5Gi") -> None:
+    """Creates the claim if it is not there and copies the folder's content to its root, through a pod with tar."""
+    cluster.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {"name": claim},
+            "spec": {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": size}}},
+        },
+        namespace=namespace,
+    )
+    with_pod = ("-n", namespace)
+    cluster.kubectl("delete", "pod", LOADER, *with_pod, "--ignore-not-found", "--wait=true")
+    cluster.apply(_loader_manifest(claim, image), namespace=namespace)
+    try:
+        cluster.kubectl("wait", "pod", LOADER, *with_pod, "--for=condition=Ready", "--timeout=180s")
+        archive = subprocess.Popen(["tar", "-C", str(folder), "-chf", "-", "."], stdout=subprocess.PIPE)
+        subprocess.run(
+            [cluster.kubectl_path, "--kubeconfig", cluster.kubeconfig, "exec", "-i", *with_pod, LOADER, "--",
+             "tar", "-C", "/volume", "--no-same-owner", "-xf", "-"],
+            stdin=archive.stdout,
+            check=True,
+        )  # fmt: skip
+        if archive.wait():
+            raise CommandFailed(f"tar of {folder} ended with {archive.returncode}")
+    finally:
+        cluster.kubectl("delete", "pod", LOADER, *with_pod, "--ignore-not-found", "--wait=false")
+
+
+def read_file(cluster: Cluster, namespace: str, claim: str, path: str, image: str) -> bytes:
+    """The content of a file on a claim, read through a pod."""
+    cluster.kubectl("delete", "pod", LOADER, "-n", namespace, "--ignore-not-found", "--wait=true")
+    cluster.apply(_loader_manifest(claim, image), namespace=namespace)
+    try:
+        cluster.kubectl("wait", "pod", LOADER, "-n", namespace, "--for=condition=Ready", "--timeout=180s")
+        return subprocess.run(
+            [cluster.kubectl_path, "--kubeconfig", cluster.kubeconfig, "exec", "-n", namespace, LOADER, "--",
+             "cat", f"/volume/{path}"],
+            capture_output=True,
+            check=True,
+        ).stdout  # fmt: skip
+    finally:
+        cluster.kubectl("delete", "pod", LOADER, "-n", namespace, "--ignore-not-found", "--wait=false")
