@@ -78,9 +78,7 @@ class Api:
 
     def patch(self, path: str, body: dict[str, Any]) -> Any:
         """Apply a merge patch."""
-        return json.loads(
-            self.request("PATCH", path, body, content_type="application/merge-patch+json")
-        )
+        return json.loads(self.request("PATCH", path, body, content_type="application/merge-patch+json"))
 
     def delete(self, path: str) -> None:
         """Delete an object; one that is gone already is fine."""

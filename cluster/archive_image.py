@@ -15,16 +15,18 @@ import shutil
 import tarfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 PAUSE_IMAGE = "k8s.local/pause:1"
 BUSYBOX_IMAGE = "k8s.local/busybox:1"
 
 _DIRECTORIES = {"tmp": 0o1777, "bin": 0o755, "etc": 0o755, "var": 0o755, "root": 0o700}
-_APPLETS = (
-    "sh ash cat cp chmod date dd df echo env false grep head hostname id ip kill ln ls md5sum "
-    "mkdir mv nc nslookup ping printf ps pwd rm sed seq sleep sort stat sync tail tar test "
-    "timeout touch tr true uname wc wget yes httpd awk find xargs"
-).split()
+_APPLETS = [
+    *("sh", "ash", "echo", "printf", "true", "false", "test", "env", "sleep", "timeout", "date", "yes", "seq", "kill"),
+    *("cat", "cp", "mv", "rm", "ln", "ls", "mkdir", "chmod", "touch", "stat", "dd", "df", "sync", "find", "pwd"),
+    *("head", "tail", "grep", "sed", "awk", "sort", "tr", "wc", "xargs", "md5sum", "tar"),
+    *("hostname", "id", "uname", "ps", "ip", "nc", "nslookup", "ping", "wget", "httpd"),
+]
 
 
 @dataclass
@@ -35,9 +37,7 @@ class Contents:
     links: dict[str, str] = field(default_factory=dict)
 
 
-def write_archive(
-    target: Path, name: str, contents: Contents, command: list[str], user: str = ""
-) -> str:
+def write_archive(target: Path, name: str, contents: Contents, command: list[str], user: str = "") -> str:
     """Write a single-layer image and return its id (the digest of its configuration)."""
     layer = _layer(contents)
     layer_digest = hashlib.sha256(layer).hexdigest()
@@ -51,9 +51,7 @@ def write_archive(
         }
     ).encode()
     image_id = hashlib.sha256(config).hexdigest()
-    manifest = [
-        {"Config": f"{image_id}.json", "RepoTags": [name], "Layers": [f"{layer_digest}/layer.tar"]}
-    ]
+    manifest = [{"Config": f"{image_id}.json", "RepoTags": [name], "Layers": [f"{layer_digest}/layer.tar"]}]
     target.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(target, "w") as archive:
         _add(archive, f"{image_id}.json", config)
@@ -90,7 +88,7 @@ def image_id(archive: Path) -> str | None:
             return None
 
 
-def _json(tar: tarfile.TarFile, name: str):  # type: ignore[no-untyped-def]
+def _json(tar: tarfile.TarFile, name: str) -> Any:
     member = tar.extractfile(name)
     if member is None:
         raise KeyError(name)

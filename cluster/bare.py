@@ -90,9 +90,7 @@ class BareCluster:
         self._load_basic_images()
         minor = binaries.minor_version()
         for node in self.nodes:
-            node.start_kubelet(
-                binaries["kubelet"], self.plane.server, self.plane.authority, minor
-            )
+            node.start_kubelet(binaries["kubelet"], self.plane.server, self.plane.authority, minor)
         self._start_proxy(binaries)
         storage.create_class(self.plane.api())
         wait_until(registry.ready, "the registry", 30, self._check_processes)
@@ -106,9 +104,7 @@ class BareCluster:
                 node.load_image(archive)
 
     def _start_proxy(self, binaries: Binaries) -> None:
-        kubeconfig = self.plane.authority.kubeconfig(
-            _PROXY, f"/CN=system:{_PROXY}", self.plane.server
-        )
+        kubeconfig = self.plane.authority.kubeconfig(_PROXY, f"/CN=system:{_PROXY}", self.plane.server)
         config = network.write_json(
             self.directory / "kube-proxy.json",
             network.proxy_config(kubeconfig, self.nodes[0].name),
@@ -170,7 +166,7 @@ class BareCluster:
             state = f"pid {record.pid}" if record and record.alive(self.directory) else "not running"
             print(f"{name:<26} {state}")
         problems = self.problems()
-        if not problems or self.plane.authority.certificate.exists() and self.plane.api().ready():
+        if not problems or (self.plane.authority.certificate.exists() and self.plane.api().ready()):
             for item in self._node_list():
                 ready = "Ready" if _is_ready(item) else "NotReady"
                 print(f"{item['metadata']['name']:<26} {ready}")
@@ -191,9 +187,7 @@ class BareCluster:
         if self.processes.alive(node.kubelet):
             say(f"{name}: kubelet already runs")
             return
-        node.start_kubelet(
-            binaries["kubelet"], self.plane.server, self.plane.authority, binaries.minor_version()
-        )
+        node.start_kubelet(binaries["kubelet"], self.plane.server, self.plane.authority, binaries.minor_version())
         wait_until(lambda: self._ready_names() >= {name}, name, 60)
         say(f"{name}: ready")
 

@@ -34,9 +34,7 @@ class Binaries:
 
     def minor_version(self) -> int:
         """Return the minor version of the API server (20 for 1.20.2)."""
-        text = subprocess.run(
-            [self["kube-apiserver"], "--version"], text=True, capture_output=True, check=True
-        ).stdout
+        text = subprocess.run([self["kube-apiserver"], "--version"], text=True, capture_output=True, check=True).stdout
         match = re.search(r"v1\.(\d+)", text)
         if not match:
             raise RuntimeError(f"cannot read the version from: {text!r}")

@@ -75,7 +75,7 @@ def build() -> Path:
 def build_lock(work: Path) -> Iterator[None]:
     """Hold the lock of a build directory; whoever comes second waits for the first."""
     work.mkdir(parents=True, exist_ok=True)
-    with open(work.with_name(work.name + ".lock"), "w") as lock:
+    with work.with_name(work.name + ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -88,7 +88,7 @@ def build_lock(work: Path) -> Iterator[None]:
 def remove_tree(directory: Path) -> None:
     """Delete a tree although Go makes parts of its caches read-only."""
     for folder, _, _ in os.walk(directory):
-        os.chmod(folder, 0o755)
+        Path(folder).chmod(0o755)
     shutil.rmtree(directory)
 
 
@@ -115,6 +115,7 @@ def _fetch(work: Path) -> None:
             if member.name:
                 tar.extract(member, tree)
     _replace_reflect2(work)
+    _open_provisioned_volumes(work)
     done.touch()
 
 
@@ -136,6 +137,20 @@ def _replace_reflect2(work: Path) -> None:
         for file in fixed.glob(pattern):
             if not file.name.endswith("_test.go"):
                 shutil.copy(file, vendored)
+
+
+def _open_provisioned_volumes(work: Path) -> None:
+    """Let the host-path provisioner make volumes that any user may write to.
+
+    It makes them with mode 0750, owned by root, and a host path does not honour
+    fsGroup, so a pod that does not run as root could not use its own claim.
+    """
+    source = _tree(work) / "pkg/volume/hostpath/host_path.go"
+    text = source.read_text()
+    closed, opened = "os.MkdirAll(pv.Spec.HostPath.Path, 0750)", "os.MkdirAll(pv.Spec.HostPath.Path, 0777)"
+    if closed not in text:
+        raise RuntimeError(f"{source.name} does not look as expected")
+    source.write_text(text.replace(closed, opened))
 
 
 def _go(work: Path, *arguments: str) -> None:
@@ -199,9 +214,7 @@ def _generate_openapi(work: Path) -> None:
     if generated.exists():
         return
     generator = work / "openapi-gen"
-    _compile(
-        work, f"{_MODULE}/vendor/k8s.io/kube-openapi/cmd/openapi-gen", generator, linked=False
-    )
+    _compile(work, f"{_MODULE}/vendor/k8s.io/kube-openapi/cmd/openapi-gen", generator, linked=False)
     packages = set()
     for root in ("pkg", "cmd", "plugin", "staging/src/k8s.io"):
         for file in (tree / root).rglob("*.go"):

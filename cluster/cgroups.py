@@ -7,6 +7,7 @@ processes of containers.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -39,17 +40,15 @@ def _prepare(group: Path) -> None:
     # v1: a new cpuset is empty, and nothing can run in it until it is filled.
     for name in ("cpuset.cpus", "cpuset.mems"):
         file = group / name
-        if file.exists() and not (group / "cgroup.controllers").exists():
-            if not file.read_text().strip():
-                file.write_text((group.parent / name).read_text())
+        is_v1 = file.exists() and not (group / "cgroup.controllers").exists()
+        if is_v1 and not file.read_text().strip():
+            file.write_text((group.parent / name).read_text())
     # v2: children get only the controllers that their parent hands down.
     offered = group.parent / "cgroup.controllers"
     if offered.exists():
         for controller in offered.read_text().split():
-            try:
+            with contextlib.suppress(OSError):  # some cannot be handed down
                 (group.parent / "cgroup.subtree_control").write_text(f"+{controller}")
-            except OSError:
-                pass  # a controller that cannot be handed down
 
 
 def remove() -> None:

@@ -101,9 +101,7 @@ class ControlPlane:
             if self.scheduler:
                 self._start_scheduler()
             if self.controller_manager:
-                wait_until(
-                    self._controllers_ready, "the controllers", self.ready_timeout, self._check_alive
-                )
+                wait_until(self._controllers_ready, "the controllers", self.ready_timeout, self._check_alive)
 
     def stop(self) -> None:
         """Stop all processes and delete the stored objects; logs and keys stay."""
@@ -137,9 +135,7 @@ class ControlPlane:
         )
         authority.sign("front-proxy", "/CN=front-proxy-client")
         authority.sign("apiserver-kubelet", "/O=system:masters/CN=kube-apiserver-kubelet-client")
-        authority.kubeconfig(
-            "admin", "/O=system:masters/CN=admin", self.server, Path(self.kubeconfig)
-        )
+        authority.kubeconfig("admin", "/O=system:masters/CN=admin", self.server, Path(self.kubeconfig))
 
     def _start_storage_and_api(self) -> None:
         assert self._binaries is not None
@@ -208,9 +204,7 @@ class ControlPlane:
             flags["port"] = 0  # the old unprotected port
         return flags
 
-    def _run(
-        self, name: str, flags: Mapping[str, object], more: list[str], umask: int = 0o022
-    ) -> None:
+    def _run(self, name: str, flags: Mapping[str, object], more: list[str], umask: int = 0o022) -> None:
         assert self._binaries is not None
         command = [self._binaries[name], *(f"--{key}={value}" for key, value in flags.items())]
         self.processes.start(name, command + more, umask=umask)
@@ -275,7 +269,7 @@ def free_port() -> int:
     the ports the kernel gives to outgoing connections.
     """
     with _handing_out:
-        start = 20000 + (os.getpid() * 61) % 10000
+        start: int = 20000 + (os.getpid() * 61) % 10000
         for port in [*range(start, 30000), *range(20000, start)]:
             if port in _handed_out:
                 continue

@@ -8,6 +8,7 @@ only memory, so restoring also works after a crash.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 from pathlib import Path
@@ -63,7 +64,6 @@ class HostState:
             "boot": boot_id(),
             "sysctls": {name: value for name in SYSCTLS if (value := self._read(name))},
             "chains": {family: sorted(kube_chains(text)) for family, text in tables.items()},
-            "tables": {family: table_names(text) for family, text in tables.items()},
             "made": [name for name in DIRECTORIES if not self._path(name).exists()],
         }
         self.file.parent.mkdir(parents=True, exist_ok=True)
@@ -84,12 +84,10 @@ class HostState:
                 if self._read(name) != value:
                     self._sysctl(name).write_text(value + "\n")
             for family in _FAMILIES:
-                remove_rules(family, set(state["chains"][family]), state["tables"][family])
+                remove_rules(family, set(state["chains"][family]))
         for name in state["made"]:
-            try:
+            with contextlib.suppress(OSError):  # gone, or something else lives there now
                 self._path(name).rmdir()
-            except OSError:
-                pass  # gone, or something else lives there now
         self.file.unlink()
 
     def _path(self, name: str) -> Path:
@@ -156,17 +154,9 @@ def removal_script(dump: str, keep: set[str]) -> str:
     return "\n".join(script) + "\n" if script else ""
 
 
-def remove_rules(family: str, keep: set[str], tables_before: list[str]) -> None:
-    """Delete our rules, and the tables that only they brought into being."""
+def remove_rules(family: str, keep: set[str]) -> None:
+    """Delete our rules. Tables that only they brought into being stay, empty."""
     script = removal_script(dump_rules(family), keep)
     if script:
-        subprocess.run(
-            [f"{family}-restore", "--noflush"], input=script, text=True, check=True,
-            capture_output=True,
-        )
-    dump = dump_rules(family)
-    for table in table_names(dump):
-        section = dump.split(f"*{table}\n")[1].split("COMMIT")[0]
-        if table not in tables_before and "-A " not in section:
-            # With nf_tables this also removes built-in chains without rules.
-            subprocess.run([family, "-t", table, "-X"], check=False, capture_output=True)
+        command = [f"{family}-restore", "--noflush"]
+        subprocess.run(command, input=script, text=True, check=True, capture_output=True)

@@ -34,9 +34,7 @@ class KindCluster:
 
     def exists(self) -> bool:
         """Whether kind knows the cluster."""
-        listing = subprocess.run(
-            ["kind", "get", "clusters"], text=True, capture_output=True, check=False
-        )
+        listing = subprocess.run(["kind", "get", "clusters"], text=True, capture_output=True, check=False)
         return CLUSTER in listing.stdout.split()
 
     def up(self) -> None:

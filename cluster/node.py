@@ -53,9 +53,7 @@ class Node:
         )
         config = self.directory / "containerd.toml"
         config.write_text(self._containerd_config())
-        binds = "".join(
-            f"mount --bind '{self.directory / ours}' {place}\n" for place, ours in _COVERED.items()
-        )
+        binds = "".join(f"mount --bind '{self.directory / ours}' {place}\n" for place, ours in _COVERED.items())
         script = f"set -e\n{binds}exec {containerd} --config '{config}'\n"
         self.processes.start(
             self.containerd,

@@ -49,8 +49,6 @@ def install_missing() -> None:
         ["apt-get", "update", "-q"],
         ["apt-get", "install", "-q", "-y", "--no-install-recommends", *packages],
     ):
-        result = subprocess.run(
-            command, env=environment, text=True, capture_output=True, check=False
-        )
+        result = subprocess.run(command, env=environment, text=True, capture_output=True, check=False)
         if result.returncode != 0:
             raise RuntimeError(f"{' '.join(command)} failed:\n{result.stderr.strip()[-2000:]}")

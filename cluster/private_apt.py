@@ -51,8 +51,7 @@ class PrivateApt:
         (self.directory / "status").touch()
         signed = f"[signed-by={KEYRING}] " if Path(KEYRING).exists() else ""
         (self.directory / "etc/sources.list").write_text(
-            f"deb {signed}{self.mirror} {self.suite} main\n"
-            f"deb-src {signed}{self.mirror} {self.suite} main\n"
+            f"deb {signed}{self.mirror} {self.suite} main\ndeb-src {signed}{self.mirror} {self.suite} main\n"
         )
         self._run("apt-get", "update", "-q")
 
@@ -76,9 +75,7 @@ class PrivateApt:
     def dependencies(self, packages: list[str], prefix: str) -> list[str]:
         """Return the packages and all they depend on whose name starts with `prefix`."""
         flags = ["recommends", "suggests", "conflicts", "breaks", "replaces", "enhances"]
-        listing = self._run(
-            "apt-cache", "depends", "--recurse", *(f"--no-{flag}" for flag in flags), *packages
-        )
+        listing = self._run("apt-cache", "depends", "--recurse", *(f"--no-{flag}" for flag in flags), *packages)
         names = set(re.findall(rf"^({re.escape(prefix)}[\w.+-]+)$", listing, re.M))
         return sorted(names | set(packages))
 

@@ -9,6 +9,7 @@ Nothing is ever stopped by name.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -55,7 +56,7 @@ def marked_processes(directory: Path) -> list[int]:
     """Return the pids of all live processes that carry our marker, except this one."""
     return [
         pid
-        for pid in (int(entry) for entry in os.listdir("/proc") if entry.isdigit())
+        for pid in (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
         if pid != os.getpid() and carries_marker(pid, directory) and start_time(pid) is not None
     ]
 
@@ -72,11 +73,15 @@ class Record:
 
     def alive(self, directory: Path) -> bool:
         """Whether exactly this process still runs."""
-        return (
-            self.boot == boot_id()
-            and start_time(self.pid) == self.started
-            and carries_marker(self.pid, directory)
-        )
+        # While a process replaces itself by another program, its environment is empty
+        # for a moment; hence more than one look.
+        for _ in range(20):
+            if self.boot != boot_id() or start_time(self.pid) != self.started:
+                return False
+            if carries_marker(self.pid, directory):
+                return True
+            time.sleep(0.01)
+        return False
 
 
 class Processes:
@@ -98,7 +103,7 @@ class Processes:
         if not self.detached:
             command = ["setpriv", "--pdeathsig", "KILL", "--", *command]
         environment = {**os.environ, MARKER: str(self.directory)}
-        with open(self.log(name), "ab") as log:
+        with self.log(name).open("ab") as log:
             child = _forker.submit(
                 subprocess.Popen,
                 command,
@@ -139,17 +144,21 @@ class Processes:
 
     def stop(self, name: str, *, hard: bool = False, grace: float = 5) -> None:
         """Stop one process (`hard` skips the polite signal) and forget it."""
+        grace = 0 if hard else grace
         record = self.record(name)
         if record and record.alive(self.directory):
-            stop_pids([record.pid], grace=0 if hard else grace)
+            stop_pids([record.pid], grace=grace)
         child = self._children.pop(name, None)
+        if child and child.poll() is None:  # its record was lost
+            stop_pids([child.pid], grace=grace)
         if child:
             child.wait()
         self._record_file(name).unlink(missing_ok=True)
 
     def stop_all(self, *, grace: float = 5) -> None:
         """Stop everything that carries the marker, recorded or not."""
-        stop_pids(marked_processes(self.directory), grace=grace)
+        mine = [child.pid for child in self._children.values() if child.poll() is None]
+        stop_pids({*mine, *marked_processes(self.directory)}, grace=grace)
         for child in self._children.values():
             child.wait()
         self._children.clear()
@@ -180,10 +189,8 @@ def stop_pids(pids: Iterable[int], *, grace: float) -> None:
             continue
         for pid, started in waiting.items():
             if start_time(pid) == started:
-                try:
+                with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, number)
-                except ProcessLookupError:
-                    pass
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
             waiting = {pid: s for pid, s in waiting.items() if start_time(pid) == s}
