@@ -11,7 +11,7 @@ Members register themselves by subclassing their family, so that adding a method
         '''Sequence likelihood calibration (Zhao et al. 2023, arXiv:2305.10425, eq. 2).'''
         beta: float = Field(0.1, gt=0, le=100, description="...")
 
-`Family.choice()` then builds the one-of model from all members, and the CRD generator, the API reference and the
+A `Choice` of the family then is the one-of model of all its members, and the CRD generator, the API reference and the
 trainer's registries all read it from there.
 """
 
@@ -20,10 +20,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationInfo, model_validator
 from pydantic.alias_generators import to_camel
+from pydantic.fields import FieldInfo
 
 from plumbline_api.rules import Rule
+
+IN_CLUSTER = "in_cluster"
+"""Key of the validation context: true applies the rules that hold only for objects in a cluster."""
+
+
+class Refused(ValueError):
+    """An object breaks rules that span its fields: pairs of a path relative to the object and a message."""
+
+    def __init__(self, findings: list[tuple[str, str]]) -> None:
+        super().__init__("; ".join(message for _, message in findings))
+        self.findings = findings
 
 
 class ApiModel(BaseModel):
@@ -41,13 +53,41 @@ class ApiModel(BaseModel):
     rules: ClassVar[tuple[Rule, ...]] = ()
     """Cross-field rules of this type. Each is enforced here, as CEL in the CRD, and again in the trainer."""
 
+    @classmethod
+    def fixed_fields(cls) -> tuple[str, ...]:
+        """Wire names of the fields that cannot change once the object is created."""
+        return ()
+
     @model_validator(mode="after")
-    def _cross_field_rules_hold(self) -> Self:
-        if type(self).rules:
-            document = self.to_document()
-            broken = [rule.message for rule in type(self).rules if not rule.holds(document)]
-            if broken:
-                raise ValueError("; ".join(broken))
+    def _list_keys_are_unique(self) -> Self:
+        findings: list[tuple[str, str]] = []
+        for name, declared in type(self).model_fields.items():
+            keys = list_map_keys(declared.json_schema_extra)
+            seen: set[tuple[Any, ...]] = set()
+            for index, item in enumerate((keys and getattr(self, name)) or ()):
+                document = item.to_document()
+                value = tuple(document.get(key) for key in keys)
+                if value in seen:
+                    named = " and ".join(f"{key} {part!r}" for key, part in zip(keys, value, strict=True))
+                    findings.append((f"{declared.alias or name}[{index}]", f"{named} is used twice"))
+                seen.add(value)
+        if findings:
+            raise Refused(findings)
+        return self
+
+    @model_validator(mode="after")
+    def _cross_field_rules_hold(self, info: ValidationInfo) -> Self:
+        if not type(self).rules:
+            return self
+        in_cluster = bool(info.context and info.context.get(IN_CLUSTER))
+        document = self.to_document()
+        broken = [
+            (rule.path, rule.message)
+            for rule in type(self).rules
+            if (in_cluster or not rule.only_in_cluster) and not rule.holds(document)
+        ]
+        if broken:
+            raise Refused(broken)
         return self
 
     def to_document(self) -> dict[str, Any]:
@@ -55,38 +95,11 @@ class ApiModel(BaseModel):
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
-class Choice(ApiModel):
-    """A one-of-by-key object: exactly one member is set."""
-
-    @model_validator(mode="after")
-    def _exactly_one_member(self) -> Self:
-        present = [self._wire_name(name) for name in type(self).model_fields if getattr(self, name) is not None]
-        if len(present) != 1:
-            known = ", ".join(sorted(self._wire_name(name) for name in type(self).model_fields))
-            found = "none is set" if not present else "these are set: " + ", ".join(present)
-            raise ValueError(f"exactly one of [{known}] must be set, but {found}")
-        return self
-
-    @classmethod
-    def _wire_name(cls, field_name: str) -> str:
-        return cls.model_fields[field_name].alias or field_name
-
-    @property
-    def key(self) -> str:
-        """The wire name of the member that is set, e.g. `dpo`."""
-        return next(self._wire_name(name) for name in type(self).model_fields if getattr(self, name) is not None)
-
-    @property
-    def value(self) -> Any:
-        """The parameters of the member that is set."""
-        return next(value for name in type(self).model_fields if (value := getattr(self, name)) is not None)
-
-
 class Family(ApiModel):
     """Base of a family of methods. Direct subclasses are families; their subclasses with a `key` are members."""
 
     member_key: ClassVar[str] = ""
-    _members: ClassVar[dict[str, type[Family]]]
+    _members: ClassVar[dict[str, type[Any]]]
 
     def __init_subclass__(cls, key: str = "", **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -107,22 +120,70 @@ class Family(ApiModel):
         cls._members[key] = cls
 
     @classmethod
-    def members(cls) -> Iterator[type[Family]]:
+    def members(cls) -> Iterator[type[Self]]:
         """The family's members in the order in which they were declared."""
         yield from cls._members.values()
 
+
+class Choice(ApiModel):
+    """A one-of-by-key object: exactly one member of a family is set.
+
+    A subclass names its family, and gets one optional field for each member declared so far:
+
+        class OptimizerChoice(Choice, family=Optimizer):
+            '''The update rule: exactly one optimizer.'''
+    """
+
+    family: ClassVar[type[Family]] = Family
+
+    def __init_subclass__(cls, family: type[Family] | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+
     @classmethod
-    def choice(cls, name: str, doc: str) -> type[Choice]:
-        """The one-of model over all members declared so far; call it once, after the last member."""
-        fields: dict[str, Any] = {
-            member.member_key: (
-                member | None,
-                Field(None, alias=member.member_key, description=_first_paragraph(member.__doc__)),
+    def __pydantic_init_subclass__(cls, family: type[Family] | None = None, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        if family is None:
+            raise TypeError(f"{cls.__name__} must name its family: class {cls.__name__}(Choice, family=...)")
+        cls.family = family
+        for member in family.members():
+            optional: Any = member | None
+            cls.model_fields[member.member_key] = FieldInfo(
+                annotation=optional,
+                default=None,
+                alias=member.member_key,
+                description=first_paragraph(member.__doc__),
             )
-            for member in cls.members()
-        }
-        return create_model(name, __base__=Choice, __doc__=doc, __module__=cls.__module__, **fields)
+        cls.model_rebuild(force=True)
+
+    @model_validator(mode="after")
+    def _exactly_one_member(self) -> Self:
+        present = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(present) != 1:
+            known = ", ".join(type(self).model_fields)
+            found = "none is set" if not present else "these are set: " + ", ".join(present)
+            raise Refused([("", f"exactly one of [{known}] must be set, but {found}")])
+        return self
+
+    @classmethod
+    def of(cls, key: str, **parameters: Any) -> Self:
+        """The choice of one member by its wire name, with its parameters or their defaults."""
+        return cls.model_validate({key: parameters})
+
+    @property
+    def key(self) -> str:
+        """The wire name of the member that is set, e.g. `dpo`."""
+        return next(name for name in type(self).model_fields if getattr(self, name) is not None)
+
+    @property
+    def value(self) -> Any:
+        """The parameters of the member that is set."""
+        return getattr(self, self.key)
 
 
-def _first_paragraph(doc: str | None) -> str:
+def list_map_keys(schema_extra: Any) -> list[str]:
+    """The fields that tell the items of a list apart, from a field's `json_schema_extra`; empty without any."""
+    return schema_extra.get("x-kubernetes-list-map-keys", []) if isinstance(schema_extra, dict) else []
+
+
+def first_paragraph(doc: str | None) -> str:
     return " ".join((doc or "").strip().split("\n\n")[0].split())

@@ -7,7 +7,7 @@ from pydantic.alias_generators import to_camel
 
 from plumbline_api.base import ApiModel
 from plumbline_api.methods.optimization import OptimizerChoice, PeftChoice, ScheduleChoice
-from plumbline_api.rules import Rule, field
+from plumbline_api.rules import Rule, field, has
 from plumbline_api.running import Checkpoint, Evaluation, Resources, RunPolicy, RuntimeRef, Scheduling, Training
 from plumbline_api.sources import Data, Model, Output, Reference
 
@@ -31,15 +31,61 @@ class ObjectMeta(ApiModel):
     annotations: dict[str, str] = Field(default_factory=dict, description="Annotations.")
 
 
-JOB_NAME_RULE = Rule(
-    field("metadata.name").length() <= MAX_JOB_NAME,
-    f"metadata.name must be at most {MAX_JOB_NAME} characters, so that the names of the job's pods fit",
-    path="metadata.name",
+JOB_NAME_RULES = (
+    Rule(
+        field("metadata.name").length() <= MAX_JOB_NAME,
+        f"metadata.name must be at most {MAX_JOB_NAME} characters, so that the names of the job's pods fit",
+        path="metadata.name",
+    ),
+    Rule(
+        field("metadata.name").matches("^[a-z]([-a-z0-9]*[a-z0-9])?$"),
+        "metadata.name must start with a letter and consist of a-z, 0-9 and '-': it becomes the name of a Service",
+        path="metadata.name",
+    ),
+)
+
+MUTABLE_SPEC_FIELDS = ("runPolicy", "scheduling")
+"""Blocks of the spec that may change after creation; a change anywhere else is refused."""
+
+
+_SAME_FOLDER = (
+    has("checkpoint.volume")
+    & has("output.volume")
+    & field("checkpoint.volume.claimName").equals(field("output.volume.claimName"))
+    & (
+        (~has("checkpoint.volume.path") & ~has("output.volume.path"))
+        | (
+            has("checkpoint.volume.path")
+            & has("output.volume.path")
+            & field("checkpoint.volume.path").equals(field("output.volume.path"))
+        )
+    )
 )
 
 
 class JobSpec(ApiModel):
     """Shared by PreferenceJob and RLVRJob. Everything but `runPolicy` and `scheduling` is fixed once created."""
+
+    rules = (
+        *(
+            Rule(
+                has("data.evaluation").when(has(f"evaluation.{name}")),
+                f"evaluation.{name} needs data.evaluation: without held-out rows nothing is evaluated",
+                path=f"evaluation.{name}",
+            )
+            for name in ("everySteps", "maxRows")
+        ),
+        Rule(
+            ~_SAME_FOLDER,
+            "checkpoint.volume must not be the folder of output.volume: the model would be written among the checkpoints",
+            path="checkpoint.volume",
+        ),
+    )
+
+    @classmethod
+    def fixed_fields(cls) -> tuple[str, ...]:
+        names = (declared.alias or name for name, declared in cls.model_fields.items())
+        return tuple(name for name in names if name not in MUTABLE_SPEC_FIELDS)
 
     runtime_ref: RuntimeRef = Field(description="The runtime that provides image and defaults.")
     model: Model = Field(description="The language model that is trained.")
@@ -49,13 +95,13 @@ class JobSpec(ApiModel):
     )
     data: Data = Field(description="The rows that the job learns from and is measured on.")
     optimizer: OptimizerChoice = Field(
-        default_factory=lambda: OptimizerChoice(adamw={}), description="The update rule: exactly one optimizer."
-    )  # type: ignore[valid-type]
+        default_factory=lambda: OptimizerChoice.of("adamw"), description="The update rule: exactly one optimizer."
+    )
     schedule: ScheduleChoice = Field(
-        default_factory=lambda: ScheduleChoice(constant={}),
+        default_factory=lambda: ScheduleChoice.of("constant"),
         description="The learning-rate schedule: exactly one shape.",
-    )  # type: ignore[valid-type]
-    peft: PeftChoice | None = Field(None, description="Train an adapter instead of all parameters: exactly one kind.")  # type: ignore[valid-type]
+    )
+    peft: PeftChoice | None = Field(None, description="Train an adapter instead of all parameters: exactly one kind.")
     training: Training = Field(description="Length and size of the run.")
     evaluation: Evaluation = Field(default_factory=Evaluation, description="When and how held-out rows are scored.")
     checkpoint: Checkpoint = Field(
@@ -69,7 +115,3 @@ class JobSpec(ApiModel):
         default_factory=Scheduling, description="Where the pods may run and how important they are."
     )
     resources: Resources = Field(default_factory=Resources, description="What each pod of the job gets.")
-
-
-MUTABLE_SPEC_FIELDS = ("runPolicy", "scheduling")
-"""Blocks of the spec that may change after creation; a change anywhere else is refused."""

@@ -2,42 +2,59 @@
 
 from __future__ import annotations
 
+from typing import ClassVar, Literal
+
 from pydantic import Field
 
 from plumbline_api.base import ApiModel
-from plumbline_api.job import JOB_NAME_RULE, JobSpec, ObjectMeta
+from plumbline_api.job import JOB_NAME_RULES, JobSpec, ObjectMeta
 from plumbline_api.methods.preference import PreferenceObjective, PreferenceObjectiveChoice
-from plumbline_api.rules import Rule, any_of, has
+from plumbline_api.rules import Rule, any_of, field, has
 from plumbline_api.status import JobStatus
 
 _REFERENCE_FREE = [member.member_key for member in PreferenceObjective.members() if not member.needs_reference]
-_SCALAR_HEAD = [member.member_key for member in PreferenceObjective.members() if member.trains_scalar_head]
 
 
 class PreferenceJobSpec(JobSpec):
     """What is trained, on what, how, and where it runs."""
 
-    rules = (
+    rules: ClassVar = (
         *JobSpec.rules,
         Rule(
             ~(has("reference") & any_of([has(f"objective.{key}") for key in _REFERENCE_FREE])),
             f"reference must not be set: the objectives {', '.join(_REFERENCE_FREE)} do not use a reference model",
             path="reference",
         ),
+        Rule(
+            field("training.batchSize") >= field("resources.replicas"),
+            "training.batchSize must be at least resources.replicas: every pod works on at least one row of a step",
+            path="training.batchSize",
+        ),
+        *(
+            Rule(
+                (field("training.batchSize") >= member.smallest_batch).when(has(f"objective.{member.member_key}")),
+                f"training.batchSize must be at least {member.smallest_batch} for objective.{member.member_key}",
+                path="training.batchSize",
+            )
+            for member in PreferenceObjective.members()
+            if member.smallest_batch > 1
+        ),
     )
 
     objective: PreferenceObjectiveChoice = Field(
         description="What the job minimises: exactly one method with its parameters."
-    )  # type: ignore[valid-type]
+    )
 
 
 class PreferenceJob(ApiModel):
     """A run that trains a language model or a reward model from preferences."""
 
-    rules = (JOB_NAME_RULE,)
+    rules: ClassVar = JOB_NAME_RULES
 
-    api_version: str = Field("plumbline.dev/v1alpha1", description="plumbline.dev/v1alpha1.")
-    kind: str = Field("PreferenceJob", description="PreferenceJob.")
+    api_version: Literal["plumbline.dev/v1alpha1"] = Field(
+        "plumbline.dev/v1alpha1", description="plumbline.dev/v1alpha1."
+    )
+    kind: Literal["PreferenceJob"] = Field("PreferenceJob", description="PreferenceJob.")
     metadata: ObjectMeta = Field(description="Standard object metadata.")
     spec: PreferenceJobSpec = Field(description="What is trained, on what, how, and where it runs.")
     status: JobStatus | None = Field(None, description="What the operator saw last; written by the operator only.")

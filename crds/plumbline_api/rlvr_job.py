@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from plumbline_api.base import ApiModel
-from plumbline_api.job import JOB_NAME_RULE, JobSpec, ObjectMeta
-from plumbline_api.methods.policy import Advantage, AdvantageChoice, PolicyObjectiveChoice
-from plumbline_api.rules import Rule, any_of, field, has
+from plumbline_api.base import ApiModel, Family
+from plumbline_api.job import JOB_NAME_RULES, JobSpec, ObjectMeta
+from plumbline_api.methods.policy import Advantage, AdvantageChoice, PolicyObjective, PolicyObjectiveChoice
+from plumbline_api.rules import Expression, Rule, any_of, field, has, some
 from plumbline_api.sources import Reward
 from plumbline_api.status import JobStatus
 
 _GROUP_BASELINES = [member.member_key for member in Advantage.members() if member.needs_group]
+_ON_POLICY = [member.member_key for member in PolicyObjective.members() if member.strictly_on_policy]
+_WITH_KL_PENALTY = [member for member in PolicyObjective.members() if "kl_coefficient" in member.model_fields]
+
+
+def _penalises_divergence(member: type[Family]) -> Expression:
+    return has(f"objective.{member.member_key}") & (field(f"objective.{member.member_key}.klCoefficient") > 0.0)
 
 
 class Sampling(ApiModel):
@@ -52,10 +58,10 @@ class Rollout(ApiModel):
 class RLVRJobSpec(JobSpec):
     """What is trained, on which problems, with which rewards, and where it runs."""
 
-    rules = (
+    rules: ClassVar = (
         *JobSpec.rules,
         Rule(
-            (field("rollout.groupSize") > 1).unless(~any_of([has(f"advantage.{key}") for key in _GROUP_BASELINES])),
+            (field("rollout.groupSize") >= 2).when(any_of([has(f"advantage.{key}") for key in _GROUP_BASELINES])),
             f"rollout.groupSize must be at least 2: the advantages {', '.join(_GROUP_BASELINES)} compare the samples of one prompt",
             path="rollout.groupSize",
         ),
@@ -65,28 +71,34 @@ class RLVRJobSpec(JobSpec):
             path="training.batchSize",
         ),
         Rule(
-            (
-                (has("objective.grpo") & (field("objective.grpo.klCoefficient") > 0.0))
-                | (has("objective.drGrpo") & (field("objective.drGrpo.klCoefficient") > 0.0))
-                | (has("objective.reinforce") & (field("objective.reinforce.klCoefficient") > 0.0))
-            ).unless(~has("reference")),
+            field("training.batchSize") >= field("rollout.groupSize") * field("resources.replicas"),
+            "training.batchSize must be at least rollout.groupSize times resources.replicas: every pod works on at least one group of a step",
+            path="training.batchSize",
+        ),
+        Rule(
+            any_of([_penalises_divergence(member) for member in _WITH_KL_PENALTY]).when(has("reference")),
             "reference must not be set while the objective's klCoefficient is 0: it would not be used",
             path="reference",
         ),
         Rule(
-            field("rollout.updatesPerRollout").equals(1).unless(~has("objective.reinforce")),
-            "rollout.updatesPerRollout must be 1 for reinforce: it is strictly on-policy",
+            field("rollout.updatesPerRollout").equals(1).when(any_of([has(f"objective.{key}") for key in _ON_POLICY])),
+            f"rollout.updatesPerRollout must be 1 with the objective {', '.join(_ON_POLICY)}, which is strictly on-policy",
             path="rollout.updatesPerRollout",
+        ),
+        Rule(
+            some("rewards", "reward", lambda reward: reward("weight").differs(0.0)),
+            "rewards must have a weight other than 0: otherwise every total is 0 and nothing is learnt",
+            path="rewards",
         ),
     )
 
     objective: PolicyObjectiveChoice = Field(
         description="The policy-gradient objective: exactly one method with its parameters."
-    )  # type: ignore[valid-type]
+    )
     advantage: AdvantageChoice = Field(
-        default_factory=lambda: AdvantageChoice(groupRelative={}),
+        default_factory=lambda: AdvantageChoice.of("groupRelative"),
         description="How rewards become advantages: exactly one estimator.",
-    )  # type: ignore[valid-type]
+    )
     rollout: Rollout = Field(
         default_factory=Rollout, description="How completions are generated for each optimizer step."
     )
@@ -101,10 +113,12 @@ class RLVRJobSpec(JobSpec):
 class RLVRJob(ApiModel):
     """A run that trains a language model by reinforcement learning from verifiable rewards."""
 
-    rules = (JOB_NAME_RULE,)
+    rules: ClassVar = JOB_NAME_RULES
 
-    api_version: str = Field("plumbline.dev/v1alpha1", description="plumbline.dev/v1alpha1.")
-    kind: str = Field("RLVRJob", description="RLVRJob.")
+    api_version: Literal["plumbline.dev/v1alpha1"] = Field(
+        "plumbline.dev/v1alpha1", description="plumbline.dev/v1alpha1."
+    )
+    kind: Literal["RLVRJob"] = Field("RLVRJob", description="RLVRJob.")
     metadata: ObjectMeta = Field(description="Standard object metadata.")
     spec: RLVRJobSpec = Field(description="What is trained, on which problems, with which rewards, and where it runs.")
     status: JobStatus | None = Field(None, description="What the operator saw last; written by the operator only.")

@@ -17,6 +17,7 @@ otherwise, so that a missing guard shows in the first test and not on a server.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -46,6 +47,9 @@ class Expression:
     def __add__(self, other: Any) -> Expression:
         return _binary(self, "+", other, lambda a, b: a + b)
 
+    def __mul__(self, other: Any) -> Expression:
+        return _binary(self, "*", other, lambda a, b: a * b)
+
     def __mod__(self, other: Any) -> Expression:
         return _binary(self, "%", other, lambda a, b: a % b)
 
@@ -70,6 +74,12 @@ class Expression:
     def length(self) -> Expression:
         """CEL `size()`: characters of a string, items of a list, keys of a map."""
         return Expression(f"size({self.cel})", lambda d: len(self.evaluate(d)))
+
+    def matches(self, pattern: str) -> Expression:
+        """CEL `matches()`: the pattern, in the syntax that RE2 and Python share, occurs in the string."""
+        return Expression(
+            f"{self.cel}.matches({json.dumps(pattern)})", lambda d: re.search(pattern, self.evaluate(d)) is not None
+        )
 
     def starts_with(self, prefix: str) -> Expression:
         return Expression(f"{self.cel}.startsWith({json.dumps(prefix)})", lambda d: self.evaluate(d).startswith(prefix))
@@ -133,10 +143,10 @@ def any_of(expressions: list[Expression]) -> Expression:
     return result
 
 
-def each(path: str, variable: str, condition: Callable[[Callable[[str], Expression]], Expression]) -> Expression:
-    """Every item of the list at `path` meets a condition on the item's own fields (CEL `all`).
+def some(path: str, variable: str, condition: Callable[[Callable[[str], Expression]], Expression]) -> Expression:
+    """At least one item of the list at `path` meets a condition on the item's own fields (CEL `exists`).
 
-    `condition` gets a function that reads a field of the item: `each("rewards", "r", lambda item: item("weight") > 0)`.
+    `condition` gets a function that reads a field of the item: `some("rewards", "r", lambda item: item("weight") > 0.0)`.
     """
     items = field(path)
 
@@ -145,8 +155,8 @@ def each(path: str, variable: str, condition: Callable[[Callable[[str], Expressi
 
     inner = condition(item_field)
     return Expression(
-        f"{items.cel}.all({variable}, {inner.cel})",
-        lambda document: all(inner.evaluate(item) for item in items.evaluate(document)),
+        f"{items.cel}.exists({variable}, {_without_outer_parentheses(inner.cel)})",
+        lambda document: any(inner.evaluate(item) for item in items.evaluate(document)),
     )
 
 
@@ -158,6 +168,8 @@ class Rule:
     message: str
     path: str = ""
     """Field that the message is about, relative to the object (CEL `fieldPath`); empty for the object itself."""
+    only_in_cluster: bool = False
+    """Whether the rule is about objects in a cluster, so that the trainer running by itself does not apply it."""
 
     @property
     def cel(self) -> str:

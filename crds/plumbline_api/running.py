@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -19,7 +19,7 @@ LabelText = Annotated[str, Field(max_length=317)]
 class Training(ApiModel):
     """Length and size of the run."""
 
-    rules = (
+    rules: ClassVar = (
         Rule(
             has("steps").differs(has("epochs")),
             "exactly one of steps and epochs must be set",
@@ -53,8 +53,11 @@ class Training(ApiModel):
     seed: int = Field(
         0, ge=0, le=4_294_967_295, description="Seed of everything random: data order, sampling, initial adapters."
     )
-    gradient_clip: float | None = Field(
-        1.0, gt=0, le=1e6, description="Largest gradient norm; larger gradients are scaled down."
+    gradient_clip: float = Field(
+        1.0,
+        ge=0,
+        le=1e6,
+        description="Largest gradient norm; larger gradients are scaled down. 0 leaves them as they are.",
     )
     activation_checkpointing: bool = Field(
         False, description="Recompute activations in the backward pass to save memory."
@@ -79,11 +82,11 @@ class Checkpoint(ApiModel):
     """When the complete state of the run is saved, and where."""
 
     every_steps: int | None = Field(None, ge=1, le=100_000_000, description="Save every so many steps.")
-    every_seconds: int | None = Field(
+    every_seconds: int = Field(
         600,
-        ge=1,
+        ge=0,
         le=864_000,
-        description="Save when the last checkpoint is older than this. A checkpoint is also written on SIGTERM and at the end.",
+        description="Save when the last checkpoint is older than this; 0 switches this off. A checkpoint is also written on SIGTERM and at the end.",
     )
     keep: int = Field(2, ge=1, le=1000, description="Number of newest verified checkpoints that are kept.")
     volume: OutputVolume | None = Field(
@@ -94,7 +97,7 @@ class Checkpoint(ApiModel):
 class Backoff(ApiModel):
     """Waiting time before a failed attempt is repeated."""
 
-    rules = (
+    rules: ClassVar = (
         Rule(
             field("initialSeconds") <= field("maxSeconds"),
             "initialSeconds must not be above maxSeconds",
@@ -110,6 +113,10 @@ class Backoff(ApiModel):
 
 class RunPolicy(ApiModel):
     """The life of the run: suspension, deadlines, retries, clean-up. May be changed while the job runs, except the grace period."""
+
+    @classmethod
+    def fixed_fields(cls) -> tuple[str, ...]:
+        return ("terminationGracePeriodSeconds",)
 
     suspend: bool = Field(False, description="Stop the pods after saving a checkpoint; false again resumes from it.")
     active_deadline_seconds: int | None = Field(
@@ -141,6 +148,24 @@ class RunPolicy(ApiModel):
 
 class Toleration(ApiModel):
     """A toleration of the pods, as in core Kubernetes."""
+
+    rules: ClassVar = (
+        Rule(
+            (~has("value")).unless(field("operator").equals("Equal")),
+            "value must not be set with operator Exists, which tolerates every value",
+            path="value",
+        ),
+        Rule(
+            field("operator").equals("Exists").unless(has("key")),
+            "key must be set unless operator is Exists, which then tolerates every taint",
+            path="key",
+        ),
+        Rule(
+            (has("effect") & field("effect").equals("NoExecute")).when(has("tolerationSeconds")),
+            "tolerationSeconds needs effect NoExecute: other effects never remove a pod",
+            path="tolerationSeconds",
+        ),
+    )
 
     key: str | None = Field(None, max_length=317, description="Taint key; empty with operator Exists tolerates all.")
     operator: Literal["Exists", "Equal"] = Field("Equal", description="How key and value are compared.")

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from plumbline_api.base import ApiModel
 from plumbline_api.job import ObjectMeta
-from plumbline_api.rules import Rule, has
+from plumbline_api.rules import Rule, field, has
 from plumbline_api.running import LabelText, Quantity, Toleration
 from plumbline_api.sources import SUBDOMAIN_NAME
 
 Label = Annotated[str, Field(max_length=63)]
+
+_VARIABLES_OF_THE_OPERATOR = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 class SecretKeyReference(ApiModel):
@@ -26,9 +28,12 @@ class SecretKeyReference(ApiModel):
 class EnvironmentVariable(ApiModel):
     """An environment variable of the trainer container."""
 
-    rules = (
+    rules: ClassVar = (
+        Rule(has("value").differs(has("secretKeyRef")), "exactly one of value and secretKeyRef must be set"),
         Rule(
-            has("value").differs(has("secretKeyRef")), "exactly one of value and secretKeyRef must be set", path="value"
+            ~(field("name").is_in(list(_VARIABLES_OF_THE_OPERATOR)) | field("name").starts_with("PLUMBLINE_")),
+            f"name must not be one of {', '.join(_VARIABLES_OF_THE_OPERATOR)} or start with PLUMBLINE_: the operator sets these",
+            path="name",
         ),
     )
 
@@ -61,7 +66,7 @@ class Prices(ApiModel):
 class TrainerRuntimeSpec(ApiModel):
     """Image and defaults of the pods."""
 
-    image: str = Field(min_length=1, max_length=1024, description="Trainer image.")
+    image: str = Field(min_length=1, max_length=1024, pattern=r"^\S+$", description="Trainer image.")
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field(
         "IfNotPresent", description="When the image is pulled."
     )
@@ -96,8 +101,10 @@ class TrainerRuntimeSpec(ApiModel):
 class TrainerRuntime(ApiModel):
     """A runtime for the jobs of one namespace."""
 
-    api_version: str = Field("plumbline.dev/v1alpha1", description="plumbline.dev/v1alpha1.")
-    kind: str = Field("TrainerRuntime", description="TrainerRuntime.")
+    api_version: Literal["plumbline.dev/v1alpha1"] = Field(
+        "plumbline.dev/v1alpha1", description="plumbline.dev/v1alpha1."
+    )
+    kind: Literal["TrainerRuntime"] = Field("TrainerRuntime", description="TrainerRuntime.")
     metadata: ObjectMeta = Field(description="Standard object metadata.")
     spec: TrainerRuntimeSpec = Field(description="Image and defaults of the pods.")
 
@@ -105,7 +112,9 @@ class TrainerRuntime(ApiModel):
 class ClusterTrainerRuntime(ApiModel):
     """A runtime for the jobs of all namespaces."""
 
-    api_version: str = Field("plumbline.dev/v1alpha1", description="plumbline.dev/v1alpha1.")
-    kind: str = Field("ClusterTrainerRuntime", description="ClusterTrainerRuntime.")
+    api_version: Literal["plumbline.dev/v1alpha1"] = Field(
+        "plumbline.dev/v1alpha1", description="plumbline.dev/v1alpha1."
+    )
+    kind: Literal["ClusterTrainerRuntime"] = Field("ClusterTrainerRuntime", description="ClusterTrainerRuntime.")
     metadata: ObjectMeta = Field(description="Standard object metadata.")
     spec: TrainerRuntimeSpec = Field(description="Image and defaults of the pods.")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from plumbline_api.base import ApiModel, Family
+from plumbline_api.base import ApiModel, Choice, Family
 from plumbline_api.methods.verifiers import VerifierChoice
+from plumbline_api.rules import Rule, has
 
 SUBDOMAIN_NAME = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
 RELATIVE_PATH = r"^[^/.][^/]*(/[^/.][^/]*)*$"
@@ -51,7 +52,8 @@ class PathSource(Source, key="path"):
     path: str = Field(min_length=1, max_length=4096, description="The path.")
 
 
-SourceChoice = Source.choice("SourceChoice", "Where the files are: exactly one kind of source.")
+class SourceChoice(Choice, family=Source):
+    """Where the files are: exactly one kind of source."""
 
 
 class DatasetColumns(ApiModel):
@@ -72,7 +74,15 @@ class DatasetColumns(ApiModel):
 class Dataset(ApiModel):
     """One data set: where it is and how it is written."""
 
-    source: SourceChoice = Field(description="Where the file is.")  # type: ignore[valid-type]
+    rules: ClassVar = (
+        Rule(
+            has("source.volume.path").when(has("source.volume")),
+            "source.volume.path must be set: a data set is one file of the volume",
+            path="source.volume",
+        ),
+    )
+
+    source: SourceChoice = Field(description="Where the file is.")
     format: Literal["auto", "jsonl", "parquet"] = Field("auto", description="auto goes by the file's ending.")
     columns: DatasetColumns = Field(
         default_factory=DatasetColumns, description="Names of the columns, where they differ from the defaults."
@@ -92,10 +102,19 @@ class Data(ApiModel):
     shuffle: bool = Field(True, description="Order rows anew in every epoch, by seed; false keeps the file's order.")
 
 
+_A_MODEL_IS_A_DIRECTORY = Rule(
+    ~has("source.configMap"),
+    "source.configMap must not be set: a model is a directory, and a ConfigMap cannot hold one",
+    path="source.configMap",
+)
+
+
 class Model(ApiModel):
     """The language model that is trained: a Hugging Face directory with weights (safetensors), tokenizer and chat template."""
 
-    source: SourceChoice = Field(description="Where the model's directory is.")  # type: ignore[valid-type]
+    rules: ClassVar = (_A_MODEL_IS_A_DIRECTORY,)
+
+    source: SourceChoice = Field(description="Where the model's directory is.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Type of weights and computation; auto is bfloat16 where the hardware has it, else float32."
     )
@@ -107,7 +126,9 @@ class Model(ApiModel):
 class Reference(ApiModel):
     """The frozen model that the policy is compared with; default: the model as it was at the start."""
 
-    source: SourceChoice = Field(description="Where the reference model's directory is.")  # type: ignore[valid-type]
+    rules: ClassVar = (_A_MODEL_IS_A_DIRECTORY,)
+
+    source: SourceChoice = Field(description="Where the reference model's directory is.")
 
 
 class OutputVolume(ApiModel):
@@ -126,6 +147,15 @@ class OutputVolume(ApiModel):
 class Output(ApiModel):
     """Where the trained model is written."""
 
+    rules: ClassVar = (
+        Rule(has("volume").differs(has("path")), "exactly one of volume and path must be set"),
+        Rule(
+            has("volume"),
+            "volume must be set in a cluster: what a pod writes to a local path is gone with the pod",
+            only_in_cluster=True,
+        ),
+    )
+
     volume: OutputVolume | None = Field(None, description="Volume and folder for the model. Needed in a cluster.")
     path: str | None = Field(
         None, min_length=1, max_length=4096, description="Local folder, when running the trainer by itself."
@@ -142,7 +172,7 @@ class Reward(ApiModel):
         description="Name of the component, as it appears in metrics and status.",
     )
     weight: float = Field(1.0, ge=-1000, le=1000, description="Factor of this component in the total reward.")
-    verifier: VerifierChoice = Field(description="What scores the completion.")  # type: ignore[valid-type]
+    verifier: VerifierChoice = Field(description="What scores the completion.")
     timeout_seconds: float = Field(
         5.0,
         gt=0,

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from plumbline_api.base import Family
+from plumbline_api.base import Choice, Family
 from plumbline_api.rules import Rule, field
 
 
@@ -29,7 +29,7 @@ class Sgd(Optimizer, key="sgd"):
 
     rules: ClassVar = (
         Rule(
-            (field("momentum") > 0.0).unless(field("nesterov").equals(False)),
+            (field("momentum") > 0.0).when(field("nesterov")),
             "nesterov needs momentum above 0",
             path="nesterov",
         ),
@@ -112,6 +112,13 @@ class Lora(Peft, key="lora"):
     )
 
 
-OptimizerChoice = Optimizer.choice("OptimizerChoice", "The update rule: exactly one optimizer.")
-ScheduleChoice = Schedule.choice("ScheduleChoice", "The learning-rate schedule: exactly one shape.")
-PeftChoice = Peft.choice("PeftChoice", "Parameter-efficient fine-tuning: exactly one kind of adapter.")
+class OptimizerChoice(Choice, family=Optimizer):
+    """The update rule: exactly one optimizer."""
+
+
+class ScheduleChoice(Choice, family=Schedule):
+    """The learning-rate schedule: exactly one shape."""
+
+
+class PeftChoice(Choice, family=Peft):
+    """Parameter-efficient fine-tuning: exactly one kind of adapter."""

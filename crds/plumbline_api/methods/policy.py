@@ -6,12 +6,15 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from plumbline_api.base import Family
+from plumbline_api.base import Choice, Family
 from plumbline_api.rules import Rule, field
 
 
 class PolicyObjective(Family):
-    """The policy-gradient objective of an RLVR job."""
+    """The policy-gradient objective of an RLVR job. A member with a `kl_coefficient` uses a reference model above 0."""
+
+    strictly_on_policy: ClassVar[bool] = False
+    """Whether each batch of completions may be used for one update only."""
 
 
 class ClippedRatioObjective(PolicyObjective):
@@ -60,6 +63,8 @@ class DrGrpo(ClippedRatioObjective, key="drGrpo"):
 class Reinforce(PolicyObjective, key="reinforce"):
     """REINFORCE: advantage-weighted sequence log-likelihood, strictly on-policy (Williams 1992; in this form Ahmadian et al. 2024, arXiv:2402.14740, eq. 6)."""
 
+    strictly_on_policy = True
+
     kl_coefficient: float = Field(
         0.0,
         ge=0,
@@ -96,7 +101,9 @@ class NoBaseline(Advantage, key="none"):
     """The reward itself, without a baseline."""
 
 
-PolicyObjectiveChoice = PolicyObjective.choice(
-    "PolicyObjectiveChoice", "The policy-gradient objective: exactly one method with its parameters."
-)
-AdvantageChoice = Advantage.choice("AdvantageChoice", "How rewards become advantages: exactly one estimator.")
+class PolicyObjectiveChoice(Choice, family=PolicyObjective):
+    """The policy-gradient objective: exactly one method with its parameters."""
+
+
+class AdvantageChoice(Choice, family=Advantage):
+    """How rewards become advantages: exactly one estimator."""

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from plumbline_api.base import Family
+from plumbline_api.base import Choice, Family
 
 DataShape = Literal["pairs", "unpaired", "completions"]
 
@@ -19,6 +19,9 @@ class PreferenceObjective(Family):
 
     needs_reference: ClassVar[bool] = True
     """Whether log-probabilities under a frozen reference model enter the loss."""
+
+    smallest_batch: ClassVar[int] = 1
+    """Fewest rows of a step from which the loss can be computed."""
 
     trains_scalar_head: ClassVar[bool] = False
     """Whether the result is a reward model (`AutoModelForSequenceClassification`) and not a language model."""
@@ -63,6 +66,7 @@ class Kto(PreferenceObjective, key="kto"):
     """Kahneman-Tversky optimization on unpaired desirable and undesirable completions (Ethayarajh et al. 2024, arXiv:2402.01306, eq. 8)."""
 
     data_shape = "unpaired"
+    smallest_batch = 2  # the KL term is estimated from completions paired with other rows' prompts
 
     beta: float = Field(
         0.1, gt=0, le=100, description="Risk aversion: scale of the log-ratio inside the value function."
@@ -89,6 +93,5 @@ class RewardModel(PreferenceObjective, key="rewardModel"):
     )
 
 
-PreferenceObjectiveChoice = PreferenceObjective.choice(
-    "PreferenceObjectiveChoice", "What the job minimises: exactly one method with its parameters."
-)
+class PreferenceObjectiveChoice(Choice, family=PreferenceObjective):
+    """What the job minimises: exactly one method with its parameters."""

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+import re
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from plumbline_api.base import Family
+from plumbline_api.base import Choice, Family
+from plumbline_api.rules import Rule, has
+
+
+def _compiles(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is not a regular expression: {error}") from error
+    return pattern
+
+
+RegularExpression = Annotated[str, AfterValidator(_compiles)]
+"""A Python regular expression. Only Python can tell whether it is one, so the API server checks its length alone."""
 
 
 class Verifier(Family):
@@ -21,7 +35,7 @@ class ExactMatch(Verifier, key="exactMatch"):
 
     strip: bool = Field(True, description="Ignore white space at both ends.")
     ignore_case: bool = Field(False, description="Ignore letter case.")
-    extract: str | None = Field(
+    extract: RegularExpression | None = Field(
         None,
         min_length=1,
         max_length=512,
@@ -47,7 +61,7 @@ class Regex(Verifier, key="regex"):
 
     needs_answer = False
 
-    pattern: str = Field(min_length=1, max_length=1024, description="Python regular expression.")
+    pattern: RegularExpression = Field(min_length=1, max_length=1024, description="Python regular expression.")
     mode: Literal["search", "fullMatch"] = Field(
         "fullMatch", description="Whether the whole completion must match or any part of it."
     )
@@ -57,6 +71,8 @@ class PythonFunction(Verifier, key="python"):
     """A user's function `verify(prompt, completion, answer, row) -> float`, mounted from a ConfigMap and run in a separate process."""
 
     needs_answer = False
+
+    rules: ClassVar = (Rule(has("configMap").differs(has("path")), "exactly one of configMap and path must be set"),)
 
     config_map: str | None = Field(
         None,
@@ -76,4 +92,5 @@ class PythonFunction(Verifier, key="python"):
     )
 
 
-VerifierChoice = Verifier.choice("VerifierChoice", "How the component scores a completion: exactly one verifier.")
+class VerifierChoice(Choice, family=Verifier):
+    """How the component scores a completion: exactly one verifier."""
