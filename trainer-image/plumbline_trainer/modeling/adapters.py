@@ -1,0 +1,60 @@
+"""Low-rank adapters through peft: added to a model, switched off for the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import peft
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from plumbline_api.methods.optimization import Lora
+from plumbline_trainer.data.order import derive_seed
+from plumbline_trainer.failures import ModelError
+
+
+def add_lora(model: PreTrainedModel, lora: Lora, *, seed: int, scalar_head: str | None = None) -> peft.PeftModel:
+    """Wraps `model` so that only low-rank updates are trained; they start at zero effect and depend on `seed` alone.
+
+    `scalar_head` names the module of a reward model's head, which is trained in full and saved with the adapter.
+    Adapter weights are float32 whatever the model's dtype: their updates would be lost in bfloat16's 8 bits.
+    Raises `ModelError` when `targetModules` matches no linear layer.
+    """
+    options: dict[str, Any] = {}
+    if scalar_head is not None:
+        options["modules_to_save"] = [scalar_head]
+    configuration = peft.LoraConfig(
+        task_type=peft.TaskType.CAUSAL_LM if scalar_head is None else peft.TaskType.SEQ_CLS,
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        use_rslora=lora.rank_stabilized,
+        target_modules=lora.target_modules or "all-linear",
+        **options,
+    )
+    devices = [next(model.parameters()).device]
+    with torch.random.fork_rng(devices=[device for device in devices if device.type == "cuda"]):
+        torch.manual_seed(derive_seed(seed, "adapter"))
+        try:
+            return peft.get_peft_model(model, configuration, autocast_adapter_dtype=True)
+        except ValueError as error:
+            names = ", ".join(lora.target_modules or ["all linear layers"])
+            raise ModelError(
+                f"peft.lora.targetModules ({names}) does not fit {type(model).__name__}: {error}"
+            ) from error
+
+
+@contextmanager
+def adapter_off(model: nn.Module) -> Iterator[None]:
+    """Within it the model computes what it computed before the adapter was added."""
+    if not isinstance(model, peft.PeftModel):
+        raise TypeError(f"{type(model).__name__} has no adapter")
+    with model.disable_adapter():
+        yield
+
+
+def has_adapter(model: nn.Module) -> bool:
+    return isinstance(model, peft.PeftModel)

@@ -1,0 +1,75 @@
+"""The frozen reference: log-probabilities under the model as it was, or under another one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from plumbline_api.contract import TrainerConfig
+from plumbline_trainer.data.batches import SequenceBatch, TokenSequence, micro_batches, pad_sequences
+from plumbline_trainer.distributed import Ranks
+from plumbline_trainer.failures import ModelError
+from plumbline_trainer.modeling.adapters import adapter_off, has_adapter
+from plumbline_trainer.modeling.loading import load_policy
+from plumbline_trainer.modeling.logprobs import CompletionLogprobs, causal_model, check_head, completion_logprobs
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A model that is only asked for log-probabilities; with an adapter it is the policy with the adapter off."""
+
+    model: nn.Module
+
+    @torch.no_grad()
+    def completion_logprobs(self, batch: SequenceBatch, *, temperature: float = 1.0) -> CompletionLogprobs:
+        """As `modeling.logprobs.completion_logprobs`, without gradients."""
+        if has_adapter(self.model):
+            with adapter_off(self.model):
+                return completion_logprobs(self.model, batch, temperature=temperature)
+        return completion_logprobs(self.model, batch, temperature=temperature)
+
+
+def open_reference(config: TrainerConfig, policy: nn.Module) -> Reference:
+    """The job's reference, independent of later updates of `policy`.
+
+    In this order: the model of `spec.reference`; the policy with its adapter off; a frozen copy of the model that
+    the run started from, read again from its directory, so that a resumed run gets the same one. Raises `ModelError`
+    when the vocabulary of `spec.reference` is not the policy's: token probabilities would not correspond.
+    """
+    if config.paths.reference is None and has_adapter(policy):
+        return Reference(policy)
+    device = next(policy.parameters()).device
+    frozen = load_policy(config.paths.reference or config.paths.model, dtype=config.spec.model.dtype, device=device)
+    size, policy_size = (causal_model(m).get_output_embeddings().weight.shape[0] for m in (frozen, policy))
+    if size != policy_size:
+        raise ModelError(
+            f"reference model {config.paths.reference} has {size} token embeddings, the trained model has {policy_size}"
+        )
+    check_head(frozen)
+    return Reference(frozen.requires_grad_(False).eval())
+
+
+def completion_sums(
+    logprobs: Callable[[SequenceBatch], CompletionLogprobs],
+    sequences: Sequence[TokenSequence],
+    *,
+    pad_id: int,
+    token_budget: int,
+    ranks: Ranks,
+) -> torch.Tensor:
+    """log pi(y | x) of every sequence, [len(sequences)] float32 on the CPU, the same on every rank.
+
+    Forward passes of `token_budget` padded tokens are dealt out over the ranks. Which sequences share a pass depends
+    on their lengths alone, so a second run gives the same bits. May raise `StopRequested` between passes.
+    """
+    sums = torch.zeros(len(sequences), dtype=torch.float32)
+    groups = micro_batches([len(sequence) for sequence in sequences], token_budget=token_budget)
+    for group in groups[ranks.rank :: ranks.world_size]:
+        ranks.stop.raise_if_requested()
+        batch = pad_sequences([sequences[item] for item in group], pad_id).to(ranks.device)
+        with torch.no_grad():
+            sums[torch.tensor(group)] = logprobs(batch).sums.cpu()
+    return ranks.sum(sums)
