@@ -84,6 +84,9 @@ class Failure(ApiModel):
 class Usage(ApiModel):
     """What the job cost so far."""
 
+    active_seconds: float = Field(
+        0, ge=0, description="Running time of the attempts that have ended; activeDeadlineSeconds counts it."
+    )
     pod_seconds: float = Field(0, ge=0, description="Running time of all pods.")
     gpu_seconds: float = Field(0, ge=0, description="Running time of all pods times their GPUs.")
     cost: float | None = Field(
