@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from plumbline_api.contract import TrainerConfig
-from plumbline_trainer.data.batches import SequenceBatch, TokenSequence, micro_batches, pad_sequences
-from plumbline_trainer.distributed import Ranks
+from plumbline_trainer.data.batches import SequenceBatch
 from plumbline_trainer.failures import ModelError
 from plumbline_trainer.modeling.adapters import adapter_off, has_adapter
 from plumbline_trainer.modeling.loading import load_policy
@@ -50,26 +48,3 @@ def open_reference(config: TrainerConfig, policy: nn.Module) -> Reference:
         )
     check_head(frozen)
     return Reference(frozen.requires_grad_(False).eval())
-
-
-def completion_sums(
-    logprobs: Callable[[SequenceBatch], CompletionLogprobs],
-    sequences: Sequence[TokenSequence],
-    *,
-    pad_id: int,
-    token_budget: int,
-    ranks: Ranks,
-) -> torch.Tensor:
-    """log pi(y | x) of every sequence, [len(sequences)] float32 on the CPU, the same on every rank.
-
-    Forward passes of `token_budget` padded tokens are dealt out over the ranks. Which sequences share a pass depends
-    on their lengths alone, so a second run gives the same bits. May raise `StopRequested` between passes.
-    """
-    sums = torch.zeros(len(sequences), dtype=torch.float32)
-    groups = micro_batches([len(sequence) for sequence in sequences], token_budget=token_budget)
-    for group in groups[ranks.rank :: ranks.world_size]:
-        ranks.stop.raise_if_requested()
-        batch = pad_sequences([sequences[item] for item in group], pad_id).to(ranks.device)
-        with torch.no_grad():
-            sums[torch.tensor(group)] = logprobs(batch).sums.cpu()
-    return ranks.sum(sums)

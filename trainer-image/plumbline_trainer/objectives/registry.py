@@ -1,42 +1,37 @@
-"""Method -> function: which function implements a method of the API.
+"""Which function implements an objective of the API.
 
     @implements(Dpo)
-    def dpo(parameters: Dpo, pairs: PairLogprobs) -> Objective: ...
+    def dpo(parameters: Dpo, pairs: PairLogprobs) -> RowLosses: ...
 
-The API's one-of models are the list of methods; a test holds that list and this registry against each other.
+The API's one-of models are the list of methods; a test holds that list and these registries against each other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from plumbline_api.base import Family
+from plumbline_api.methods.policy import PolicyObjective
+from plumbline_api.methods.preference import PreferenceObjective
+from plumbline_trainer.registry import Registry
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+Objective = Callable[..., Any]
+"""A pure function: the method's parameters and tensors of log-probabilities in, losses and metrics out."""
 
-_IMPLEMENTATIONS: dict[type[Family], Callable[..., Any]] = {}
-
-
-def implements(method: type[Family]) -> Callable[[Function], Function]:
-    """Registers the decorated function as the implementation of `method`, a member of a family."""
-
-    def register(function: Function) -> Function:
-        if not method.member_key:
-            raise TypeError(f"{method.__name__} is a family, not a method: it has no key")
-        if method in _IMPLEMENTATIONS:
-            raise TypeError(f"{method.__name__} is implemented by {_IMPLEMENTATIONS[method].__name__} already")
-        _IMPLEMENTATIONS[method] = function
-        return function
-
-    return register
+PREFERENCE_OBJECTIVES: Registry[Objective] = Registry(PreferenceObjective)
+POLICY_OBJECTIVES: Registry[Objective] = Registry(PolicyObjective)
 
 
-def implementation_of(parameters: Family) -> Callable[..., Any]:
-    """The function for the method whose parameters these are; call it with them as first argument."""
-    return _IMPLEMENTATIONS[type(parameters)]
+def implements(method: type[Family]) -> Callable[[Objective], Objective]:
+    """Registers the decorated function as the implementation of the objective `method`."""
+    return _registry_of(method).implements(method)
 
 
-def implemented(family: type[Family]) -> set[type[Family]]:
-    """The methods of `family` that have an implementation, among the modules imported so far."""
-    return {method for method in _IMPLEMENTATIONS if issubclass(method, family)}
+def implementation_of(parameters: Family) -> Objective:
+    """The function for the objective whose parameters these are; call it with them as first argument."""
+    return _registry_of(type(parameters)).of(parameters)
+
+
+def _registry_of(method: type[Family]) -> Registry[Objective]:
+    return PREFERENCE_OBJECTIVES if issubclass(method, PreferenceObjective) else POLICY_OBJECTIVES
