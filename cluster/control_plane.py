@@ -269,8 +269,9 @@ def free_port() -> int:
     the ports the kernel gives to outgoing connections.
     """
     with _handing_out:
-        start: int = 20000 + (os.getpid() * 61) % 10000
-        for port in [*range(start, 30000), *range(20000, start)]:
+        first = os.getpid() * 61
+        for offset in range(10000):
+            port = 20000 + (first + offset) % 10000
             if port in _handed_out:
                 continue
             with socket.socket() as probe:

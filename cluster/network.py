@@ -3,7 +3,7 @@
 Nothing uses an address of the machine itself. Both nodes have an address on a
 bridge without ports (it behaves like a dummy interface, which not every kernel
 has); the pods of both share a second bridge, each node with its own range.
-There is no masquerading: a pod has no way out of this machine.
+A pod only has routes to pods, nodes and services: it has no way out of this machine.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 NODE_LINK = "plumbline0"
 POD_LINK = "plumbline-pods"
 NODE_ADDRESSES = {"node1": "10.213.0.1", "node2": "10.213.0.2"}
+NODE_RANGE = "10.213.0.0/24"
 POD_RANGE = "10.244.0.0/16"
 SERVICE_RANGE = "10.96.0.0/16"
 
@@ -65,7 +66,8 @@ def plugin_config(node: str, data: Path) -> dict[str, Any]:
                             }
                         ]
                     ],
-                    "routes": [{"dst": "0.0.0.0/0"}],
+                    # No default route: a lookup or download fails at once, not by timeout.
+                    "routes": [{"dst": SERVICE_RANGE}, {"dst": NODE_RANGE}],
                 },
             }
         ],

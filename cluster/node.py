@@ -182,6 +182,9 @@ oom_score = 0
 """
 
     def _kubelet_config(self, certificate: Path, key: Path, authority: Authority) -> dict[str, Any]:
+        # There is no DNS. Without this file, pods would ask the machine's servers in vain.
+        resolver = self.directory / "resolv.conf"
+        resolver.write_text("# no name service in this cluster\n")
         return {
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
             "kind": "KubeletConfiguration",
@@ -212,7 +215,7 @@ oom_score = 0
                 "imagefs.available": "0%",
             },
             "imageGCHighThresholdPercent": 100,
-            "resolvConf": "",
+            "resolvConf": str(resolver),
             "clusterDomain": "cluster.local",
             "syncFrequency": "5s",
             "nodeStatusUpdateFrequency": "4s",
