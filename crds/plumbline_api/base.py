@@ -58,6 +58,11 @@ class ApiModel(BaseModel):
         """Wire names of the fields that cannot change once the object is created."""
         return ()
 
+    @classmethod
+    def fixed_field_message(cls, name: str) -> str:
+        """What a user reads who tries to change a fixed field."""
+        return f"{name} is fixed once the job is created; delete the job and create it anew to change it"
+
     @model_validator(mode="after")
     def _list_keys_are_unique(self) -> Self:
         findings: list[tuple[str, str]] = []

@@ -4,15 +4,29 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from plumbline_api.base import ApiModel
 from plumbline_api.rules import Rule, field, has
 from plumbline_api.sources import SUBDOMAIN_NAME, OutputVolume
 
+
+def _as_text(value: object) -> object:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 Quantity = Annotated[
-    str, Field(min_length=1, max_length=32, pattern=r"^([0-9]+(\.[0-9]+)?)(m|[kMGTPE]i?|[eE][+-]?[0-9]+)?$")
+    str,
+    BeforeValidator(_as_text),
+    Field(
+        min_length=1,
+        max_length=32,
+        pattern=r"^([0-9]+(\.[0-9]+)?)(m|[kMGTPE]i?|[eE][+-]?[0-9]+)?$",
+        json_schema_extra={"x-kubernetes-int-or-string": True},
+    ),
 ]
+"""A Kubernetes quantity such as 500m, 2 or 8Gi; an integer may stand without quotes."""
+
 LabelText = Annotated[str, Field(max_length=317)]
 
 

@@ -150,8 +150,9 @@ class Output(ApiModel):
     rules: ClassVar = (
         Rule(has("volume").differs(has("path")), "exactly one of volume and path must be set"),
         Rule(
-            has("volume"),
-            "volume must be set in a cluster: what a pod writes to a local path is gone with the pod",
+            ~has("path"),
+            "path must not be set in a cluster, where it is gone with the pod; set volume",
+            path="path",
             only_in_cluster=True,
         ),
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -13,6 +12,7 @@ from plumbline_api.base import ApiModel, Choice
 from plumbline_api.conditions import REASONS, ConditionType, Phase, Reason
 from plumbline_api.contract import EXIT_REASONS, RETRYABLE_EXIT_CODES, ExitCode
 from plumbline_api.job import MUTABLE_SPEC_FIELDS, JobSpec
+from plumbline_api.messages import nested_model
 from plumbline_api.methods.optimization import OptimizerChoice, PeftChoice, ScheduleChoice
 from plumbline_api.methods.policy import AdvantageChoice, PolicyObjectiveChoice
 from plumbline_api.methods.preference import PreferenceObjectiveChoice
@@ -156,20 +156,13 @@ def _rules(model: type[ApiModel], prefix: str) -> Iterator[tuple[str, str]]:
             yield from _rules(nested, f"{prefix}.{wire_name}" if prefix else wire_name)
 
 
-def nested_model(annotation: Any) -> type[ApiModel] | None:
-    """The model inside an annotation such as `list[Reward]` or `Lora | None`; None for plain values."""
-    if isinstance(annotation, type) and issubclass(annotation, ApiModel):
-        return annotation
-    if get_origin(annotation) is Literal:
-        return None
-    return next((found for part in get_args(annotation) if (found := nested_model(part))), None)
-
-
 def _type(declared: FieldInfo, schema: Schema, nested: type[ApiModel] | None) -> str:
     if nested and issubclass(nested, Choice):
         return "choice: " + ", ".join(f"`{key}`" for key in nested.model_fields)
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
+    if "x-kubernetes-int-or-string" in schema:
+        return "quantity"
     if schema["type"] == "array":
         return f"list of {schema['items']['type']}s"
     if "additionalProperties" in schema:

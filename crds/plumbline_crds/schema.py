@@ -55,7 +55,10 @@ def _rewrite(node: Schema, definitions: dict[str, Schema]) -> Schema:
     result: Schema = {}
     if "description" in node:
         result["description"] = " ".join(node["description"].split())
-    result["type"] = kind
+    if node.get("x-kubernetes-int-or-string"):
+        result |= {"anyOf": [{"type": "integer"}, {"type": "string"}], "x-kubernetes-int-or-string": True}
+    else:
+        result["type"] = kind
     if node.get("default") is not None:
         result["default"] = node["default"]
     if "format" in node:
@@ -160,7 +163,7 @@ def _forbid_changes(model: type[ApiModel], properties: Schema, required: set[str
     """
     of_the_parent = []
     for name in model.fixed_fields():
-        message = f"{name} is fixed once the job is created; delete the job and create it anew to change it"
+        message = model.fixed_field_message(name)
         inner = properties[name]
         inner.setdefault("x-kubernetes-validations", []).append({"rule": "self == oldSelf", "message": message})
         if name not in required and "default" not in inner:

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from plumbline_api.base import Choice, Family
+from plumbline_api.rules import Rule, field
 
 DataShape = Literal["pairs", "unpaired", "completions"]
 
@@ -30,11 +31,19 @@ class PreferenceObjective(Family):
 class Dpo(PreferenceObjective, key="dpo"):
     """Direct preference optimization: logistic loss on the difference of policy-to-reference log-ratios (Rafailov et al. 2023, arXiv:2305.18290, eq. 7; label smoothing: Mitchell 2023, conservative DPO)."""
 
+    rules: ClassVar = (
+        Rule(
+            field("labelSmoothing") < 0.5,
+            "labelSmoothing must be below 0.5: at 0.5 the labels say nothing",
+            path="labelSmoothing",
+        ),
+    )
+
     beta: float = Field(
         0.1, gt=0, le=100, description="Inverse temperature: how strongly the policy is held to the reference."
     )
     label_smoothing: float = Field(
-        0.0, ge=0, lt=0.5, description="Assumed probability that a preference label is flipped (conservative DPO)."
+        0.0, ge=0, le=0.5, description="Assumed probability that a preference label is flipped (conservative DPO)."
     )
 
 
