@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from plumbline_api.methods.policy import ClippedRatioObjective, DrGrpo, Grpo, Reinforce
 from torch import Tensor
 
+from plumbline_api.methods.policy import ClippedRatioObjective, DrGrpo, Grpo, Reinforce
 from plumbline_trainer.objectives.aggregation import constant, sequence_mean, sequence_mean_of_token_mean
 from plumbline_trainer.objectives.registry import implements
 from plumbline_trainer.reporting.metrics import Metric

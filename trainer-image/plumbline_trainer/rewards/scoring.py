@@ -1,0 +1,150 @@
+"""From components to total rewards: weights, failed calls, and what is shown about them.
+
+A failed call (raised, no finite number, out of time, process died) is counted and shown for its component, and the
+completion either takes the component's `errorValue` or has no reward at all. A component that fails more often than
+`maxErrorFraction` ends the run.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from plumbline_api.sources import Reward
+from plumbline_trainer.failures import RewardFunctionError
+from plumbline_trainer.reporting.metrics import Metric
+from plumbline_trainer.rewards.pool import Call, Outcome, VerifierPool
+
+FLOATING_POINT_SLACK = 1e-9
+"""A share such as 0.1 of 30 calls allows 3 errors, though 0.1 * 30 is below 3 in binary."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What verifiers see of one completion."""
+
+    prompt: Any
+    completion: str
+    answer: str | None
+    row: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The rewards of N completions."""
+
+    components: dict[str, Tensor]
+    """[N] float64 for each component, before its weight; `errorValue` or NaN where the call failed."""
+
+    totals: Tensor
+    """[N] float64: the weighted sum of the components; 0 where `valid` is false."""
+
+    valid: Tensor
+    """[N] bool: false where a component has no value."""
+
+    metrics: dict[str, Metric]
+    """`reward/mean`, `reward/<component>`, and shares of failed and timed-out calls."""
+
+
+class Scorer:
+    """Scores completions with the components of a job."""
+
+    def __init__(self, rewards: Sequence[Reward], pool: VerifierPool) -> None:
+        self._rewards = rewards
+        self._pool = pool
+
+    def score(
+        self, samples: Sequence[Sample], poll: Callable[[], None] = lambda: None, calls_of_step: int | None = None
+    ) -> Scores:
+        """Rewards of all samples. `calls_of_step` counts a component's calls over all ranks; default: those made here.
+
+        Raises `RewardFunctionError` as soon as a component has failed more often than it may in the whole step.
+        """
+        failures = _Failures(self._rewards, calls_of_step or len(samples))
+        calls = [
+            Call(reward.name, sample.prompt, sample.completion, sample.answer, sample.row)
+            for reward in self._rewards
+            for sample in samples
+        ]
+        outcomes = self._pool.run(calls, poll, failures.note)
+        by_component = {
+            reward.name: outcomes[index * len(samples) : (index + 1) * len(samples)]
+            for index, reward in enumerate(self._rewards)
+        }
+        return combine(self._rewards, by_component)
+
+
+def combine(rewards: Sequence[Reward], outcomes: dict[str, list[Outcome]]) -> Scores:
+    """Weighted totals and metrics from the outcomes of every component."""
+    components: dict[str, Tensor] = {}
+    metrics: dict[str, Metric] = {}
+    count = len(outcomes[rewards[0].name])
+    totals = torch.zeros(count, dtype=torch.float64)
+    valid = torch.ones(count, dtype=torch.bool)
+    for reward in rewards:
+        instead = float("nan") if reward.error_value is None else reward.error_value
+        values = torch.tensor(
+            [instead if outcome.value is None else outcome.value for outcome in outcomes[reward.name]],
+            dtype=torch.float64,
+        )
+        components[reward.name] = values
+        has_value = ~values.isnan()
+        valid &= has_value
+        totals += reward.weight * values.nan_to_num(0.0)
+        metrics[f"reward/{reward.name}"] = Metric.mean_of(values.nan_to_num(0.0), has_value)
+        errors = sum(outcome.failed for outcome in outcomes[reward.name])
+        timeouts = sum(outcome.timed_out for outcome in outcomes[reward.name])
+        metrics[f"reward_errors/{reward.name}"] = Metric(float(errors), float(count))
+        metrics[f"reward_timeouts/{reward.name}"] = Metric(float(timeouts), float(count))
+    totals = torch.where(valid, totals, 0.0)
+    metrics["reward/mean"] = Metric.mean_of(totals, valid)
+    return Scores(components, totals, valid, metrics)
+
+
+def check_error_shares(rewards: Sequence[Reward], metrics: dict[str, Metric]) -> None:
+    """Refuses a step whose failed calls, summed over ranks, are more than a component may have.
+
+    A rank that alone exceeds the limit has raised in `Scorer.score` with the traceback; this catches errors that are
+    spread over ranks.
+    """
+    for reward in rewards:
+        errors = metrics[f"reward_errors/{reward.name}"]
+        if float(errors.total) > _allowed(reward, float(errors.count)):
+            raise RewardFunctionError(_verdict(reward, int(errors.total), int(errors.count)))
+
+
+class _Failures:
+    """Counts failed calls as they come and ends the run at the first one too many."""
+
+    def __init__(self, rewards: Sequence[Reward], calls: int) -> None:
+        self._rewards = {reward.name: reward for reward in rewards}
+        self._calls = calls
+        self._failed: Counter[str] = Counter()
+
+    def note(self, call: Call, outcome: Outcome) -> None:
+        if not outcome.failed:
+            return
+        self._failed[call.component] += 1
+        reward = self._rewards[call.component]
+        failed = self._failed[call.component]
+        if failed > _allowed(reward, self._calls):
+            detail = f"; the last: {outcome.error}"
+            if outcome.traceback:
+                detail += f"\n{outcome.traceback}"
+            raise RewardFunctionError(_verdict(reward, failed, self._calls) + detail)
+
+
+def _allowed(reward: Reward, calls: float) -> float:
+    return reward.max_error_fraction * calls + FLOATING_POINT_SLACK
+
+
+def _verdict(reward: Reward, failed: int, calls: int) -> str:
+    return (
+        f"reward {reward.name}: {failed} of the step's {calls} calls failed, "
+        f"more than maxErrorFraction {reward.max_error_fraction:g} allows"
+    )

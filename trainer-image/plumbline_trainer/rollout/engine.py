@@ -1,0 +1,312 @@
+"""Batched generation: prompts in, completions with log-probabilities out.
+
+A prompt is computed once and its cache copied to its samples. Rows that end leave the batch, and waiting rows take
+their places, so that a step costs what its unfinished rows cost. What a row generates follows from the model, its
+prompt and its stream of random numbers alone (see `sampling`): the batch around it only moves the last bits of its
+logits.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from plumbline_api.rlvr_job import Sampling
+from plumbline_trainer.rollout.cache import RowCache, left_padding_mask
+from plumbline_trainer.rollout.sampling import Stream, choose, uniforms
+
+_DRAWN_AHEAD = 64
+"""Random numbers are computed for so many tokens of every row at once."""
+
+_DROP_FRACTION = 8
+"""Ended rows are dropped when they are at least one in so many, so that the cache is not copied for each of them."""
+
+_PREFILL_TOKENS = 32_768
+"""Most prompt tokens, padding included, in one forward pass."""
+
+
+class Tokenizer(Protocol):
+    """What the engine needs of a tokenizer, and only for stop strings."""
+
+    def decode(self, token_ids: list[int], **options: Any) -> str: ...
+
+
+@dataclass(frozen=True)
+class Request:
+    """Completions wanted for one prompt: one a stream."""
+
+    prompt: Sequence[int]
+    streams: Sequence[Stream]
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What was generated: tokens with the end token where there is one, and their log-probabilities."""
+
+    tokens: list[int]
+    logprobs: list[float]
+    finish: Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How completions end and how many are generated together."""
+
+    max_tokens: int
+    max_batch_size: int
+    stop_tokens: frozenset[int]
+    stop_strings: tuple[str, ...] = ()
+
+
+@dataclass
+class _Wanted:
+    """A run of samples of one prompt that enters the batch together."""
+
+    request: int
+    first: int
+    streams: Sequence[Stream]
+
+
+class Engine:
+    """Generates with a causal language model of `transformers` (plain or wrapped by peft).
+
+    Not for several threads. The model is switched to evaluation mode for the time of a call.
+    """
+
+    def __init__(self, model: torch.nn.Module, tokenizer: Tokenizer, limits: Limits) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self._limits = limits
+        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self._config = inner.config
+        accepted = inspect.signature(inner.forward).parameters
+        self._takes_positions = "position_ids" in accepted
+        self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
+        self._end_tokens = torch.tensor(sorted(limits.stop_tokens), dtype=torch.long)
+
+    @torch.no_grad()
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling | None, poll: Callable[[], None] = lambda: None
+    ) -> list[list[Completion]]:
+        """The completions of every request, in order; greedy without `sampling` (the streams are then only counted).
+
+        `poll` is called between tokens and ends the call by raising, which is how a stop request gets through.
+        """
+        was_training = self._model.training
+        self._model.eval()
+        try:
+            return _Generation(self, requests, sampling, poll).run()
+        finally:
+            self._model.train(was_training)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self._model.parameters()).device
+
+    def new_cache(self) -> RowCache:
+        return RowCache(self._config)
+
+    def forward(self, tokens: Tensor, starts: Tensor, cache: RowCache) -> Tensor:
+        """Runs `tokens` [B, T] after the cached columns and returns the logits [B, V] of the last position.
+
+        `starts` [B] is the first real column of every row, counted over cached and new columns together.
+        """
+        width = cache.length + tokens.shape[1]
+        arguments: dict[str, Any] = {"attention_mask": left_padding_mask(starts, width), **self._last_only}
+        if self._takes_positions:
+            columns = torch.arange(cache.length, width, device=tokens.device)
+            arguments["position_ids"] = (columns - starts[:, None]).clamp(min=0)
+        output = self._model(input_ids=tokens, past_key_values=cache.cache, use_cache=True, **arguments)
+        return output.logits[:, -1]
+
+    def is_end(self, tokens: Tensor) -> Tensor:
+        """Which of `tokens` [B] end a completion."""
+        return torch.isin(tokens, self._end_tokens.to(tokens.device))
+
+    def contains_stop_string(self, tail: list[int]) -> bool:
+        text = self._tokenizer.decode(tail, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return any(stop in text for stop in self._limits.stop_strings)
+
+    @property
+    def limits(self) -> Limits:
+        return self._limits
+
+
+class _Generation:
+    """One call of `Engine.generate`: the rows in the batch and what they have produced."""
+
+    def __init__(
+        self, engine: Engine, requests: Sequence[Request], sampling: Sampling | None, poll: Callable[[], None]
+    ) -> None:
+        self._engine = engine
+        self._limits = engine.limits
+        self._requests = requests
+        self._sampling = sampling
+        self._poll = poll
+        self._device = engine.device
+        self._tail = max((len(stop.encode()) for stop in self._limits.stop_strings), default=0)
+        self._waiting = deque(self._in_admission_order())
+
+        offsets = np.concatenate([[0], np.cumsum([len(request.streams) for request in requests])]).astype(int)
+        self._offsets = offsets
+        total = int(offsets[-1])
+        self._streams = [stream for request in requests for stream in request.streams]
+        self._tokens = torch.zeros(total, self._limits.max_tokens, dtype=torch.long, device=self._device)
+        self._logprobs = torch.zeros(total, self._limits.max_tokens, device=self._device)
+        self._lengths = [0] * total
+        self._stopped = [False] * total
+
+        # the batch: one entry a row, aligned with the cache's rows
+        self._cache: RowCache | None = None
+        self._rows = np.zeros(0, dtype=np.int64)
+        self._starts = torch.zeros(0, dtype=torch.long, device=self._device)
+        self._logits = torch.zeros(0, 0, device=self._device)
+        self._ended = np.zeros(0, dtype=bool)
+        self._produced = np.zeros(0, dtype=np.int64)
+        self._draws = torch.zeros(0, _DRAWN_AHEAD, dtype=torch.float64, device=self._device)
+        self._drawn = _DRAWN_AHEAD
+        self._next = torch.zeros(0, dtype=torch.long, device=self._device)
+
+    def run(self) -> list[list[Completion]]:
+        while self._waiting or len(self._rows):
+            self._poll()
+            self._admit()
+            self._take_tokens()
+            self._drop_ended()
+            if len(self._rows):
+                self._advance()
+        return [
+            [self._completion(row) for row in range(self._offsets[index], self._offsets[index + 1])]
+            for index in range(len(self._requests))
+        ]
+
+    def _in_admission_order(self) -> list[_Wanted]:
+        """Longest prompts first: rows that join later then rarely lengthen the cache. Ties keep the given order."""
+        order = sorted(range(len(self._requests)), key=lambda index: -len(self._requests[index].prompt))
+        most = self._limits.max_batch_size
+        return [
+            _Wanted(index, first, self._requests[index].streams[first : first + most])
+            for index in order
+            for first in range(0, len(self._requests[index].streams), most)
+        ]
+
+    def _admit(self) -> None:
+        """Fills free places. Joining copies the cache, so it waits until a quarter of the places is free."""
+        free = self._limits.max_batch_size - len(self._rows)
+        if not self._waiting or (len(self._rows) and free < self._limits.max_batch_size // 4):
+            return
+        admitted: list[_Wanted] = []
+        width = len(self._requests[self._waiting[0].request].prompt)
+        most_prompts = max(1, _PREFILL_TOKENS // width)
+        while self._waiting and len(self._waiting[0].streams) <= free and len(admitted) < most_prompts:
+            admitted.append(self._waiting.popleft())
+            free -= len(admitted[-1].streams)
+        if not admitted:
+            return
+        cache, starts, logits = self._prefill(admitted)
+        if self._cache is None:
+            self._cache, self._starts, self._logits = cache, starts, logits
+        else:
+            longer = cache.length - self._cache.length
+            self._cache.append_rows(cache)
+            self._starts = torch.cat([self._starts + max(longer, 0), starts + max(-longer, 0)])
+            self._logits = torch.cat([self._logits, logits])
+        rows = [
+            self._offsets[wanted.request] + wanted.first + sample
+            for wanted in admitted
+            for sample in range(len(wanted.streams))
+        ]
+        self._rows = np.concatenate([self._rows, np.array(rows, dtype=np.int64)])
+        self._ended = np.concatenate([self._ended, np.zeros(len(rows), dtype=bool)])
+        self._produced = np.concatenate([self._produced, np.zeros(len(rows), dtype=np.int64)])
+        self._drawn = _DRAWN_AHEAD
+
+    def _prefill(self, admitted: list[_Wanted]) -> tuple[RowCache, Tensor, Tensor]:
+        """Computes each prompt once and repeats its cache for its samples."""
+        prompts = [self._requests[wanted.request].prompt for wanted in admitted]
+        width = max(len(prompt) for prompt in prompts)
+        padded = [[0] * (width - len(prompt)) + list(prompt) for prompt in prompts]
+        starts = torch.tensor([width - len(prompt) for prompt in prompts], device=self._device)
+        cache = self._engine.new_cache()
+        logits = self._engine.forward(torch.tensor(padded, device=self._device), starts, cache)
+        repeats = torch.tensor([len(wanted.streams) for wanted in admitted], device=self._device)
+        parents = torch.repeat_interleave(torch.arange(len(admitted), device=self._device), repeats)
+        cache.select(parents)
+        return cache, starts[parents], logits[parents]
+
+    def _take_tokens(self) -> None:
+        """Chooses the next token of every row, records it and marks the rows that end with it."""
+        self._next, logprobs = choose(self._logits, self._sampling, self._next_uniforms())
+        live = np.flatnonzero(~self._ended)
+        index = torch.from_numpy(live).to(self._device)
+        rows = torch.from_numpy(self._rows[live]).to(self._device)
+        positions = torch.from_numpy(self._produced[live]).to(self._device)
+        self._tokens[rows, positions] = self._next[index]
+        self._logprobs[rows, positions] = logprobs[index]
+        self._produced[live] += 1
+        stopped = self._engine.is_end(self._next[index]).cpu().numpy()
+        if self._tail:
+            stopped |= self._reached_stop_string(live)
+        self._ended[live] = stopped | (self._produced[live] >= self._limits.max_tokens)
+        for row, length, by_stop in zip(self._rows[live], self._produced[live], stopped, strict=True):
+            self._lengths[row] = int(length)
+            self._stopped[row] = bool(by_stop)
+
+    def _next_uniforms(self) -> Tensor | None:
+        if self._sampling is None:
+            return None
+        if self._drawn == _DRAWN_AHEAD:
+            positions = self._produced[:, None] + np.arange(_DRAWN_AHEAD)
+            drawn = uniforms([self._streams[row] for row in self._rows], positions)
+            self._draws = torch.from_numpy(drawn).to(self._device)
+            self._drawn = 0
+        self._drawn += 1
+        return self._draws[:, self._drawn - 1]
+
+    def _reached_stop_string(self, live: np.ndarray) -> np.ndarray:
+        """Looks at the text of the last tokens: a stop string of n bytes ends within n tokens, one byte each at least.
+
+        One token more is decoded, because a tokenizer may drop the space before the first.
+        """
+        reached = np.zeros(len(live), dtype=bool)
+        for index, place in enumerate(live):
+            produced = int(self._produced[place])
+            tail = self._tokens[self._rows[place], max(0, produced - self._tail - 1) : produced].tolist()
+            reached[index] = self._engine.contains_stop_string(tail)
+        return reached
+
+    def _drop_ended(self) -> None:
+        ended = int(self._ended.sum())
+        if ended * _DROP_FRACTION < len(self._rows):
+            return
+        kept = np.flatnonzero(~self._ended)
+        index = torch.from_numpy(kept).to(self._device)
+        self._rows, self._produced, self._ended = self._rows[kept], self._produced[kept], self._ended[kept]
+        self._draws, self._next = self._draws[index], self._next[index]
+        self._starts = self._starts[index]
+        if not len(kept):
+            self._cache = None
+            return
+        assert self._cache is not None
+        padding = int(self._starts.min())
+        self._cache.select(index, padding)
+        self._starts = self._starts - padding
+
+    def _advance(self) -> None:
+        assert self._cache is not None
+        self._logits = self._engine.forward(self._next[:, None], self._starts, self._cache)
+
+    def _completion(self, row: int) -> Completion:
+        length = self._lengths[row]
+        return Completion(
+            tokens=self._tokens[row, :length].tolist(),
+            logprobs=self._logprobs[row, :length].tolist(),
+            finish="stop" if self._stopped[row] else "length",
+        )
