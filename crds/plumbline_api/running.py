@@ -17,13 +17,13 @@ def _as_text(value: object) -> object:
 
 Quantity = Annotated[
     str,
-    BeforeValidator(_as_text),
     Field(
         min_length=1,
         max_length=32,
         pattern=r"^([0-9]+(\.[0-9]+)?)(m|[kMGTPE]i?|[eE][+-]?[0-9]+)?$",
         json_schema_extra={"x-kubernetes-int-or-string": True},
     ),
+    BeforeValidator(_as_text),
 ]
 """A Kubernetes quantity such as 500m, 2 or 8Gi; an integer may stand without quotes."""
 
