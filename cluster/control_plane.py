@@ -215,9 +215,12 @@ class ControlPlane:
     def _controllers_ready(self) -> bool:
         # The last thing a new cluster gets before a pod can be created in it.
         try:
-            return self.api().exists("/api/v1/namespaces/default/serviceaccounts/default")
+            account = self.api().get("/api/v1/namespaces/default/serviceaccounts/default")
         except (ApiError, OSError):
             return False
+        # Before 1.24 an account without its token secret cannot be used either.
+        assert self._binaries is not None
+        return bool(account.get("secrets")) or self._binaries.minor_version() >= 24
 
     def _check_alive(self) -> None:
         for record in self.processes.records():

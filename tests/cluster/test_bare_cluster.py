@@ -47,8 +47,12 @@ class Space:
             "metadata": {"name": name, "labels": {"app": name}},
             "spec": {"restartPolicy": "Never", "containers": [container], **spec},
         }
-        wait_for(lambda: self.api.exists(f"{self.root}/serviceaccounts/default"), "the service account")
+        wait_for(self._has_account, "the service account")
         self.api.create(f"{self.root}/pods", body)
+
+    def _has_account(self) -> bool:
+        path = f"{self.root}/serviceaccounts/default"
+        return self.api.exists(path) and bool(self.api.get(path).get("secrets"))
 
     def phase(self, name: str) -> str:
         return str(self.api.get(f"{self.root}/pods/{name}")["status"].get("phase"))
