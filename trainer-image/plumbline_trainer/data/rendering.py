@@ -7,7 +7,8 @@ text. Template text already holds every special token, so it is tokenized withou
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -52,9 +53,15 @@ class Renderer:
         # what stands between the end of the turn and the next one is not the assistant's to write
         return turn.rstrip() if turn.rstrip().endswith(self._special_tokens) else turn
 
-    def prompt_ids(self, prompts: Sequence[Prompt]) -> list[list[int]]:
-        """Token ids of prompts, each at least one token long."""
-        rendered = [self.prompt_text(prompt) for prompt in prompts]
+    def prompt_ids(self, prompts: Sequence[Prompt], places: Sequence[str] | None = None) -> list[list[int]]:
+        """Token ids of prompts, each at least one token long.
+
+        `places` says where each prompt stands, for the `DataError` when the template refuses one.
+        """
+        rendered = []
+        for index, prompt in enumerate(prompts):
+            with _placed(places, index):
+                rendered.append(self.prompt_text(prompt))
         every = self._tokenize(rendered, add_special_tokens=not self.has_template)
         eos = self.tokenizer.eos_token_id
         if not self.has_template:
@@ -62,9 +69,14 @@ class Renderer:
         start = self.tokenizer.bos_token_id if self.tokenizer.bos_token_id is not None else eos
         return [ids or [start] for ids in every]
 
-    def completion_ids(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[list[int]]:
+    def completion_ids(
+        self, prompts: Sequence[Prompt], completions: Sequence[str], places: Sequence[str] | None = None
+    ) -> list[list[int]]:
         """Token ids of completions; each ends with the special token that ends the assistant's turn, else with EOS."""
-        texts = [self.completion_text(*pair) for pair in zip(prompts, completions, strict=True)]
+        texts = []
+        for index, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+            with _placed(places, index):
+                texts.append(self.completion_text(prompt, completion))
         every = self._tokenize(texts, add_special_tokens=False)
         return [ids if ids and ids[-1] in self._special_ids else [*ids, self.tokenizer.eos_token_id] for ids in every]
 
@@ -157,8 +169,18 @@ def _as_messages(prompt: Prompt) -> list[Message]:
 
 
 def _as_text(prompt: Prompt) -> str:
-    """Without a chat template there is no way to render roles; messages become their contents, a line each."""
-    return prompt if isinstance(prompt, str) else "\n".join(message["content"] for message in prompt) + "\n"
+    if isinstance(prompt, str):
+        return prompt
+    raise DataError("prompt is a list of chat messages, but the tokenizer has no chat template: set model.chatTemplate")
+
+
+@contextmanager
+def _placed(places: Sequence[str] | None, index: int) -> Iterator[None]:
+    """Puts the place of the row in front of a `DataError`."""
+    try:
+        yield
+    except DataError as error:
+        raise (error if places is None else DataError(f"{places[index]}: {error}")) from error.__cause__
 
 
 def _without_last(ids: list[int], token: int) -> list[int]:

@@ -11,8 +11,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+from peft import PeftModel
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
 
 from plumbline_trainer.data.batches import SequenceBatch, TokenSequence, pad_sequences
 from plumbline_trainer.failures import ModelError
@@ -69,9 +71,9 @@ def completion_logprobs(
     return CompletionLogprobs(values.masked_scatter(batch.mask, torch.cat(parts)), batch.mask)
 
 
-def causal_model(model: nn.Module) -> nn.Module:
+def causal_model(model: nn.Module) -> PreTrainedModel:
     """The transformers model inside a peft wrapper, or the model itself."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator,no-any-return]
+    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def _predicting_states(model: nn.Module, batch: SequenceBatch) -> torch.Tensor:

@@ -1,0 +1,370 @@
+"""The steps of a preference job: rows in, log-probabilities or scores, objective, loss."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from plumbline_api.contract import TrainerConfig
+from plumbline_api.methods.preference import Kto
+from plumbline_api.preference_job import PreferenceJobSpec
+from plumbline_trainer.data.batches import (
+    SequenceBatch,
+    TokenSequence,
+    default_token_budget,
+    micro_batches,
+    pad_sequences,
+)
+from plumbline_trainer.data.order import DataOrder
+from plumbline_trainer.data.rendering import Renderer
+from plumbline_trainer.data.rows import Rows, UnpairedRow, load_rows
+from plumbline_trainer.distributed import Ranks
+from plumbline_trainer.failures import DataError
+from plumbline_trainer.modeling.adapters import add_lora
+from plumbline_trainer.modeling.loading import (
+    check_directory,
+    load_policy,
+    load_tokenizer,
+    resolve_directory,
+)
+from plumbline_trainer.modeling.logprobs import check_head, completion_logprobs
+from plumbline_trainer.modeling.reference import open_reference
+from plumbline_trainer.modeling.reward_head import HEAD, load_reward_model, sequence_scores
+from plumbline_trainer.modeling.scoring import score_sequences
+from plumbline_trainer.objectives import preference, reward_model, supervised  # noqa: F401  (registers the objectives)
+from plumbline_trainer.objectives.aggregation import sequence_mean, token_mean
+from plumbline_trainer.objectives.preference import PairLogprobs, UnpairedLogprobs, kto_reference_point
+from plumbline_trainer.objectives.registry import implementation_of
+from plumbline_trainer.reporting.metrics import Metric
+from plumbline_trainer.stopping import StopRequest
+from plumbline_trainer.tasks.preference_data import (
+    PreferenceData,
+    fit_rows,
+    load_data,
+    mismatched_sequences,
+    shape_of,
+)
+from plumbline_trainer.tasks.task import InputReport
+
+PREFLIGHT_ROWS = 2000
+"""Rows of each file that pre-flight renders; all rows are checked for their shape, and rendered at the start."""
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """B rows of one step in one forward pass."""
+
+    sequences: SequenceBatch
+    """k * B sequences: the first sequence of every row, then the second of every row."""
+
+    rows: torch.Tensor
+    """[B] int64: their numbers in the training set."""
+
+    total_rows: int
+    """Rows of the whole step, over all micro-batches and ranks."""
+
+    total_tokens: int
+    """Completion tokens of the whole step, over all micro-batches and ranks."""
+
+    reference_point: torch.Tensor | None = None
+    """KTO's z_0 of the whole step."""
+
+
+@dataclass(frozen=True)
+class PreferenceBatch:
+    """One optimizer step's work of this rank."""
+
+    micro_batches: Sequence[MicroBatch]
+    tokens: int
+    metrics: dict[str, Metric] = field(default_factory=dict)
+    phase_seconds: dict[str, float] = field(default_factory=dict)
+
+
+class ScoredData:
+    """A data set with what the reference says about it."""
+
+    def __init__(self, data: PreferenceData) -> None:
+        self.data = data
+        self.width = len(data.sequences[0])
+        """Sequences of a row, k."""
+
+        self.tokens = torch.tensor(
+            [[len(sequence.completion_ids) for sequence in row] for row in data.sequences], dtype=torch.float32
+        )
+        """[rows, k]: completion tokens."""
+
+        self.longest = [max(len(sequence) for sequence in row) for row in data.sequences]
+        """Tokens of each row's longest sequence."""
+
+        self.desirable: torch.Tensor | None = None
+        """[rows] bool, for unpaired rows."""
+
+        self.reference: torch.Tensor | None = None
+        """[rows, k]: log pi_ref(y|x)."""
+
+        self.mismatched: list[TokenSequence] = []
+        self.mismatched_reference: torch.Tensor | None = None
+        """[rows]: log pi_ref of `mismatched`, for KTO's reference point."""
+
+        if isinstance(data.rows[0], UnpairedRow):
+            self.desirable = torch.tensor([row.label for row in data.rows])
+
+
+class PreferenceTask:
+    """Implements `tasks.task.Task` for every preference objective."""
+
+    def __init__(self, config: TrainerConfig, ranks: Ranks, stop: StopRequest) -> None:
+        spec = _spec(config)
+        self.ranks, self.stop = ranks, stop
+        self.objective = spec.objective.value
+        self._implementation = implementation_of(self.objective)
+        self._scores_rows = self.objective.trains_scalar_head
+        directory = resolve_directory(config.paths.model)
+        self.tokenizer: Tokenizer = load_tokenizer(directory, spec.model.chat_template)
+        renderer = Renderer(self.tokenizer)
+
+        train = load_data(config.paths.train, spec.data.train, spec, renderer, field="train")
+        self.train = ScoredData(train)
+        self.evaluation: ScoredData | None = None
+        if config.paths.evaluation is not None and spec.data.evaluation is not None:
+            held_out = load_data(
+                config.paths.evaluation,
+                spec.data.evaluation,
+                spec,
+                renderer,
+                field="evaluation",
+                max_rows=spec.evaluation.max_rows,
+            )
+            self.evaluation = ScoredData(held_out)
+        self.warnings = [warning for part in self._parts() for warning in part.data.warnings]
+        """What the user should know about the inputs."""
+
+        self.order = DataOrder(len(train.rows), spec.training.batch_size, spec.training.seed, spec.data.shuffle)
+        self.max_steps = self.order.max_steps(steps=spec.training.steps, epochs=spec.training.epochs)
+        self.score_name = "loss" if shape_of(spec) == "completions" else "rewards/accuracy"
+        self._micro_batch_size = spec.training.micro_batch_size
+        self._token_budget = default_token_budget(ranks.device)
+        self._evaluation_batch_size = spec.evaluation.batch_size
+        self.model = self._load_model(config)
+        self._prepare_reference(config)
+
+    @property
+    def data_digest(self) -> str:
+        """Digest of the training rows."""
+        return self.train.data.digest
+
+    @property
+    def evaluation_digest(self) -> str | None:
+        """Digest of the held-out rows."""
+        return None if self.evaluation is None else self.evaluation.data.digest
+
+    def prepare(self, step: int) -> PreferenceBatch:
+        """The batch of optimizer step `step`: rows by seed and epoch, grouped by length, with the step's counts."""
+        started = time.perf_counter()
+        everyone = self.order.rows_of(step)
+        mine = self.order.share_of(step, self.ranks.rank, self.ranks.world_size)
+        total_tokens = int(self.train.tokens[everyone].sum())
+        point = self._reference_point(self.train, everyone)
+        groups = micro_batches(
+            [self.train.longest[row] for row in mine],
+            token_budget=self._token_budget if self._micro_batch_size is None else sys.maxsize,
+            max_items=self._micro_batch_size,
+            sequences_per_item=self.train.width,
+        )
+        batches = [
+            self._micro_batch([mine[item] for item in group], len(everyone), total_tokens, point) for group in groups
+        ]
+        tokens = sum(batch.sequences.tokens for batch in batches)
+        return PreferenceBatch(batches, tokens, phase_seconds={"prepare": time.perf_counter() - started})
+
+    def loss(self, micro_batch: MicroBatch) -> tuple[torch.Tensor, dict[str, Metric]]:
+        """The micro-batch's share of the step's loss, and its metrics."""
+        sequences = micro_batch.sequences.to(self.ranks.device)
+        if self.objective.data_shape == "completions":
+            logprobs = completion_logprobs(self.model, sequences)
+            losses, metrics = self._implementation(self.objective, logprobs.values, logprobs.mask)
+            return token_mean(losses, logprobs.mask, tokens=micro_batch.total_tokens), metrics
+        values = self._values(sequences)
+        losses, metrics = self._row_losses(self.train, micro_batch.rows, values, micro_batch.reference_point)
+        return sequence_mean(losses, sequences=micro_batch.total_rows), metrics
+
+    def evaluate(self) -> dict[str, float]:
+        """Loss and metrics of the held-out rows under the present parameters; the same on every rank."""
+        if self.evaluation is None:
+            return {}
+        held_out = self.evaluation
+        values = self._score(held_out.data.flat_sequences())
+        if self.objective.data_shape == "completions":
+            return {"loss": -float(values.double().sum() / held_out.tokens.sum())}
+        rows = torch.arange(len(held_out.data.rows))
+        point = self._reference_point(held_out, rows.tolist())
+        blocks = values.view(len(rows), held_out.width).T.reshape(-1)
+        losses, metrics = self._row_losses(held_out, rows, blocks, point)
+        return {"loss": float(losses.double().mean())} | {name: metric.value for name, metric in metrics.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The digest of the training rows: steps are positions in these rows and in no others."""
+        return {"data": self.data_digest, "rows": len(self.train.data.rows)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Refuses to go on with other rows than those the checkpoint was trained on."""
+        if state != self.state_dict():
+            raise DataError(
+                "data.train has changed since the checkpoint was saved: "
+                f"it has {len(self.train.data.rows)} rows ({self.data_digest}), "
+                f"it had {state.get('rows')} ({state.get('data')}); restore the file or start a new job"
+            )
+
+    def _parts(self) -> Iterator[ScoredData]:
+        yield self.train
+        if self.evaluation is not None:
+            yield self.evaluation
+
+    def _load_model(self, config: TrainerConfig) -> nn.Module:
+        spec = _spec(config)
+        checkpointing = spec.training.activation_checkpointing
+        if self._scores_rows:
+            model = load_reward_model(
+                config.paths.model,
+                pad_token_id=self.tokenizer.pad_token_id,
+                seed=spec.training.seed,
+                dtype=spec.model.dtype,
+                device=self.ranks.device,
+                activation_checkpointing=checkpointing,
+            )
+        else:
+            model = load_policy(
+                config.paths.model,
+                dtype=spec.model.dtype,
+                device=self.ranks.device,
+                activation_checkpointing=checkpointing,
+            )
+            check_head(model)
+        if spec.peft is None:
+            return model
+        head = HEAD if self._scores_rows else None
+        return add_lora(model, spec.peft.value, seed=spec.training.seed, scalar_head=head)
+
+    def _prepare_reference(self, config: TrainerConfig) -> None:
+        """Computes the reference's log-probabilities of all rows, once.
+
+        Without `spec.reference` the reference is the policy as it is now, before its first update and before any
+        checkpoint is restored, so no second model is held in memory.
+        """
+        if isinstance(self.objective, Kto):
+            for part in self._parts():
+                part.mismatched = mismatched_sequences(part.data)
+        if not self.objective.needs_reference:
+            return
+        model = self.model if config.paths.reference is None else open_reference(config, self.model).model
+        for part in self._parts():
+            part.reference = self._score(part.data.flat_sequences(), model).view(-1, part.width)
+            if part.mismatched:
+                part.mismatched_reference = self._score(part.mismatched, model)
+
+    def _reference_point(self, part: ScoredData, rows: list[int]) -> torch.Tensor | None:
+        """KTO's z_0 over `rows`, from a pass without gradients over their mismatched sequences; all ranks take part."""
+        if part.mismatched_reference is None:
+            return None
+        policy = self._score([part.mismatched[row] for row in rows])
+        return kto_reference_point(policy, part.mismatched_reference[rows])
+
+    def _micro_batch(
+        self, rows: list[int], total_rows: int, total_tokens: int, point: torch.Tensor | None
+    ) -> MicroBatch:
+        sequences = [self.train.data.sequences[row][column] for column in range(self.train.width) for row in rows]
+        padded = pad_sequences(sequences, self.tokenizer.pad_token_id)
+        return MicroBatch(padded, torch.tensor(rows), total_rows, total_tokens, point)
+
+    def _values(self, sequences: SequenceBatch, model: nn.Module | None = None) -> torch.Tensor:
+        """[S]: log pi(y|x) of every sequence, or its scalar score for a reward model."""
+        if self._scores_rows:
+            return sequence_scores(model or self.model, sequences)
+        return completion_logprobs(model or self.model, sequences).sums
+
+    def _score(self, sequences: Sequence[TokenSequence], model: nn.Module | None = None) -> torch.Tensor:
+        """[S] on the CPU, without gradients and without dropout."""
+        scorer = model or self.model
+        with _evaluating(scorer):
+            return score_sequences(
+                lambda batch: self._values(batch, scorer),
+                sequences,
+                pad_id=self.tokenizer.pad_token_id,
+                token_budget=self._token_budget,
+                max_rows=self._evaluation_batch_size,
+                ranks=self.ranks,
+            )
+
+    def _row_losses(
+        self, part: ScoredData, rows: torch.Tensor, values: torch.Tensor, point: torch.Tensor | None
+    ) -> tuple[torch.Tensor, dict[str, Metric]]:
+        """The objective on `values`, k blocks of [B], for the rows `rows` of `part`."""
+        device = values.device
+        columns = values.view(part.width, len(rows))
+        reference = None if part.reference is None else part.reference[rows].T.to(device)
+        if part.desirable is not None:
+            if reference is None or point is None:
+                raise ValueError("unpaired rows need a reference")
+            unpaired = UnpairedLogprobs(columns[0], reference[0], part.desirable[rows].to(device), point.to(device))
+            return self._implementation(self.objective, unpaired)
+        if self._scores_rows:
+            return self._implementation(self.objective, columns[0], columns[1])
+        tokens = part.tokens[rows].T.to(device)
+        references = (None, None) if reference is None else (reference[0], reference[1])
+        pairs = PairLogprobs(columns[0], columns[1], tokens[0], tokens[1], *references)
+        return self._implementation(self.objective, pairs)
+
+
+def build(config: TrainerConfig, ranks: Ranks, stop: StopRequest) -> PreferenceTask:
+    """Loads model, tokenizer and rows, and computes the reference's log-probabilities."""
+    return PreferenceTask(config, ranks, stop)
+
+
+def check_inputs(config: TrainerConfig) -> InputReport:
+    """Refuses what `build` would refuse, as far as that can be known in seconds and without reading weights."""
+    spec = _spec(config)
+    directory = resolve_directory(config.paths.model)
+    check_directory(directory)
+    if config.paths.reference is not None:
+        check_directory(resolve_directory(config.paths.reference))
+    renderer = Renderer(load_tokenizer(directory, spec.model.chat_template))
+    warnings = [] if renderer.has_template else ["the tokenizer has no chat template: prompts are used as raw text"]
+    train = load_rows(config.paths.train, spec.data.train, shape_of(spec))
+    warnings += _check_rows(train, spec, renderer, "train")
+    evaluation_rows = 0
+    if config.paths.evaluation is not None and spec.data.evaluation is not None:
+        evaluation = load_rows(
+            config.paths.evaluation, spec.data.evaluation, shape_of(spec), max_rows=spec.evaluation.max_rows
+        )
+        warnings += _check_rows(evaluation, spec, renderer, "evaluation")
+        evaluation_rows = len(evaluation.rows)
+    return InputReport(len(train.rows), evaluation_rows, warnings)
+
+
+def _check_rows(found: Rows, spec: PreferenceJobSpec, renderer: Renderer, name: str) -> list[str]:
+    return fit_rows(Rows(found.rows[:PREFLIGHT_ROWS], found.digest), spec, renderer, field=name).warnings
+
+
+def _spec(config: TrainerConfig) -> PreferenceJobSpec:
+    if config.preference is None:
+        raise ValueError("the configuration is not one of a PreferenceJob")
+    return config.preference
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode within, the former mode after: an adapter's dropout must not touch scores."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
