@@ -1,0 +1,71 @@
+"""The folder of wheels that a build without a package index installs from.
+
+Downloaded by this machine's pip, so that its configuration (mirrors, folders of wheels, certificates) counts and
+never gets into an image.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import shutil
+import sys
+from pathlib import Path
+
+from images.commands import cache_directory, run, say
+from images.description import ROOT, Image
+
+# What the base image's Python can load, whichever Python runs pip here.
+TARGET = ["--python-version", "3.11", "--implementation", "cp", "--only-binary", ":all:", "--no-deps"]
+PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+
+
+def ensure(image: Image, torch_index: str) -> Path:
+    """Return a folder with a wheel for every line of the image's requirements, downloaded if it is not there.
+
+    `torch_index`: package index to take torch from; where it is empty, pip's own configuration has to offer a CPU
+    build.
+    """
+    pins = [pin for file in image.requirements for pin in read_pins(ROOT / file)]
+    key = hashlib.sha256(repr((sorted(pins), torch_index, TARGET, PLATFORMS)).encode()).hexdigest()[:12]
+    folder = cache_directory() / "wheels" / f"{image.name}-{key}"
+    if folder.is_dir():
+        return folder
+    partial = folder.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    say(f"{image.name}: downloading {len(pins)} wheels")
+    others = [pin for pin in pins if not pin.startswith("torch==")]
+    for torch in set(pins) - set(others):
+        _download_torch(torch, partial, torch_index)
+    _download(others, partial)
+    partial.rename(folder)
+    return folder
+
+
+def read_pins(file: Path) -> list[str]:
+    """Return the `name==version` lines of a constraint file."""
+    return [line for line in file.read_text().splitlines() if line and not line.startswith("#")]
+
+
+def _download_torch(pin: str, folder: Path, index: str) -> None:
+    if index:
+        _download([pin], folder, "--index-url", index)
+        return
+    try:
+        # Only the local version tells a CPU build; without it pip would take gigabytes of CUDA from the public index.
+        _download([f"{pin}+cpu"], folder)
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"pip finds no CPU build of {pin} where it is configured to look.\n"
+            f"Set TORCH_INDEX_URL={CPU_INDEX} to take it from PyTorch's own index.\n{error}"
+        ) from None
+
+
+def _download(pins: list[str], folder: Path, *options: str) -> None:
+    if not importlib.util.find_spec("pip"):
+        raise RuntimeError(f"{sys.executable} has no pip: use a virtual environment's Python, or install python3-pip")
+    platforms = [word for platform in PLATFORMS for word in ("--platform", platform)]
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--dest", str(folder)]
+    run([*pip, *TARGET, *platforms, *options, *pins])
