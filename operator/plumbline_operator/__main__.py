@@ -1,0 +1,132 @@
+"""Command line of the operator, and how its parts are put together."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+from collections.abc import Sequence
+
+import aiohttp
+
+from plumbline_api import GROUP, VERSION
+from plumbline_operator.api import Api, ApiError
+from plumbline_operator.audit import Audit
+from plumbline_operator.health import HealthServer
+from plumbline_operator.login import load_configuration
+from plumbline_operator.logs import configure_logs
+from plumbline_operator.metrics import OperatorMetrics, WatchActivity, build_version
+from plumbline_operator.queue import WorkQueue
+from plumbline_operator.reconcile import Reconciler
+from plumbline_operator.registry import JobRegistry
+from plumbline_operator.resources import JOBS, RUNTIMES, JobKey
+from plumbline_operator.status_pull import PULL_SECONDS, StatusPuller
+from plumbline_operator.watching import AUDITED, Watcher, watch
+
+logger = logging.getLogger("plumbline_operator")
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="plumbline-operator", description="Runs PreferenceJobs and RLVRJobs on a Kubernetes cluster."
+    )
+    parser.add_argument(
+        "--namespace",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="serve only this namespace; may be given several times (default: all)",
+    )
+    parser.add_argument("--workers", type=int, default=4, help="jobs reconciled at the same time (default: 4)")
+    parser.add_argument("--metrics-port", type=int, default=8080, help="port of /metrics (default: 8080)")
+    parser.add_argument("--health-port", type=int, default=8081, help="port of /healthz and /readyz (default: 8081)")
+    parser.add_argument(
+        "--status-via",
+        choices=["pod", "proxy"],
+        default="pod",
+        help="how trainers are asked for their status: pod, by the pod's address; proxy, through the API server, when"
+        " the operator runs outside of the cluster (default: pod)",
+    )
+    parser.add_argument(
+        "--status-interval", type=float, default=PULL_SECONDS, help="seconds between questions to one trainer"
+    )
+    parser.add_argument(
+        "--progress-interval",
+        type=float,
+        default=15.0,
+        help="least seconds between two status writes of a job that only tell of progress (default: 15)",
+    )
+    parser.add_argument(
+        "--kubeconfig",
+        default=os.environ.get("KUBECONFIG"),
+        help="kubeconfig file (default: KUBECONFIG, else the pod's service account)",
+    )
+    parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+    parsed = parser.parse_args(arguments)
+    if parsed.workers < 1:
+        parser.error("--workers must be at least 1")
+    return parsed
+
+
+async def run(options: argparse.Namespace) -> None:
+    """Runs until a signal; raises when a part of the operator dies."""
+    configuration = await load_configuration(options.kubeconfig)
+    jobs, activity, queue = JobRegistry(), WatchActivity(), WorkQueue[JobKey]()
+    metrics = OperatorMetrics(jobs, queue, activity)
+    api = Api(configuration, metrics.requested)
+    puller = StatusPuller(
+        api,
+        queue.add,
+        through_api_server=options.status_via == "proxy",
+        progress_interval=options.progress_interval,
+        pull_seconds=options.status_interval,
+    )
+    reconciler = Reconciler(api, queue, jobs, puller, metrics, progress_interval=options.progress_interval)
+    watcher = Watcher(queue, jobs, activity)
+    audit = Audit(api, AUDITED, options.namespace, watcher.concern)
+    watching = asyncio.Event()
+    health = HealthServer(options.health_port, audit.silent, watching.is_set)
+    try:
+        metrics.serve(options.metrics_port)
+        await health.start()
+        await wait_for_kinds(api)
+        logger.info("Operator starts", extra={"version": build_version(), "workers": options.workers})
+        async with asyncio.TaskGroup() as group:
+            background = [
+                group.create_task(queue.run(options.workers, reconciler), name="queue"),
+                group.create_task(puller.run(), name="status-pull"),
+                group.create_task(audit.run(), name="audit"),
+            ]
+            await watch(watcher, audit, configuration, options.namespace, watching)
+            for task in background:
+                task.cancel()
+    finally:
+        await health.stop()
+        await api.close()
+    logger.info("Operator stops")
+
+
+async def wait_for_kinds(api: Api) -> None:
+    """Waits until the API server serves all our kinds: kopf looks once and would not see what is installed later."""
+    wanted = {resource.plural for resource in (*JOBS.values(), *RUNTIMES.values())}
+    while True:
+        try:
+            missing = wanted - await api.served(GROUP, VERSION)
+        except (ApiError, aiohttp.ClientError, TimeoutError) as error:
+            logger.warning("The API server does not answer", extra={"error": str(error)})
+        else:
+            if not missing:
+                return
+            logger.warning("Custom resource definitions are missing", extra={"missing": ", ".join(sorted(missing))})
+        await asyncio.sleep(2.0)
+
+
+def main() -> None:
+    options = parse_arguments()
+    configure_logs(options.log_level)
+    asyncio.run(run(options))
+
+
+if __name__ == "__main__":
+    main()

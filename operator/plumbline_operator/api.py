@@ -1,0 +1,213 @@
+"""Requests to the API server: plain JSON objects over the transport of `kubernetes.aio`.
+
+The generated model classes are left out on purpose: they cost memory and time for each object, and drop fields that
+the client's release does not know. Login, TLS, token renewal and connection pool are the library's.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import aiohttp
+from kubernetes.aio.client import ApiClient, Configuration
+
+from plumbline_operator.resources import CHILDREN_MANAGER, PODS, STATUS_MANAGER, Resource
+
+REQUEST_TIMEOUT_SECONDS = 15.0
+
+Manifest = dict[str, Any]
+RequestObserver = Callable[[str, str, str, float], None]
+"""Called after each request with verb, resource, status code ("error" when there was no answer) and seconds."""
+
+
+class ApiError(Exception):
+    """The API server refused a request. `code` is the HTTP status, `reason` the API's own word (such as Forbidden)."""
+
+    def __init__(self, code: int, reason: str, message: str) -> None:
+        super().__init__(f"{code} {reason}: {message}")
+        self.code = code
+        self.reason = reason
+        self.message = message
+
+    @property
+    def refuses_the_object(self) -> bool:
+        """Whether the object itself is refused (quota, admission, validation), so that asking again at once is vain."""
+        return self.code in (400, 403, 413, 422)
+
+
+class Api:
+    """The verbs that the operator uses."""
+
+    def __init__(self, configuration: Configuration, observe_request: RequestObserver = lambda *_: None) -> None:
+        self._client = ApiClient(configuration)
+        self._client.user_agent = "plumbline-operator"
+        self._observe_request = observe_request
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    async def get(self, resource: Resource, namespace: str | None, name: str) -> Manifest | None:
+        """One object, or None if there is none of that name."""
+        try:
+            return await self._json("GET", resource, resource.path(namespace, name))
+        except ApiError as error:
+            if error.code == 404:
+                return None
+            raise
+
+    async def list(
+        self,
+        resource: Resource,
+        namespace: str | None = None,
+        *,
+        labels: str | None = None,
+        fields: str | None = None,
+        metadata_only: bool = False,
+        page: int = 500,
+    ) -> list[Manifest]:
+        """All objects that match, read in pages; with `metadata_only` nothing but their metadata is transferred."""
+        items: list[Manifest] = []
+        query = {"labelSelector": labels, "fieldSelector": fields, "limit": str(page)}
+        accept = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1" if metadata_only else None
+        while True:
+            answer = await self._json("GET", resource, resource.path(namespace), query, verb="list", accept=accept)
+            items.extend(answer["items"])
+            token = answer.get("metadata", {}).get("continue")
+            if not token:
+                return items
+            query["continue"] = token
+
+    async def apply(self, resource: Resource, manifest: Manifest) -> Manifest:
+        """Server-side apply of a child; creates it if it is not there."""
+        metadata = manifest["metadata"]
+        path = resource.path(metadata.get("namespace"), metadata["name"])
+        query = {"fieldManager": CHILDREN_MANAGER, "force": "true"}
+        return await self._json("PATCH", resource, path, query, manifest, "application/apply-patch+yaml", verb="apply")
+
+    async def apply_status(self, resource: Resource, manifest: Manifest) -> Manifest:
+        """Server-side apply of a job's status; 404 if the job is gone, 409 if it is another or a newer one."""
+        metadata = manifest["metadata"]
+        path = resource.path(metadata["namespace"], metadata["name"], "status")
+        query = {"fieldManager": STATUS_MANAGER, "force": "true"}
+        content_type = "application/apply-patch+yaml"
+        return await self._json("PATCH", resource, path, query, manifest, content_type, verb="apply_status")
+
+    async def create(self, resource: Resource, manifest: Manifest) -> bool:
+        """Creates an object; False if one of that name exists."""
+        try:
+            path = resource.path(manifest["metadata"].get("namespace"))
+            await self._json("POST", resource, path, None, manifest, "application/json", verb="create")
+        except ApiError as error:
+            if error.code == 409:
+                return False
+            raise
+        return True
+
+    async def delete(
+        self,
+        resource: Resource,
+        namespace: str,
+        name: str,
+        *,
+        uid: str,
+        propagation: str = "Background",
+        grace_seconds: int | None = None,
+    ) -> bool:
+        """Deletes exactly this object; False if it is gone or another one has its name."""
+        options: Manifest = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "preconditions": {"uid": uid},
+            "propagationPolicy": propagation,
+        }
+        if grace_seconds is not None:
+            options["gracePeriodSeconds"] = grace_seconds
+        try:
+            path = resource.path(namespace, name)
+            await self._json("DELETE", resource, path, None, options, "application/json")
+        except ApiError as error:
+            if error.code in (404, 409):
+                return False
+            raise
+        return True
+
+    async def log(self, namespace: str, pod: str, container: str, lines: int, timeout: float) -> str:
+        """The last lines of a container's log."""
+        query = {"container": container, "tailLines": str(lines), "limitBytes": "262144"}
+        body = await self._request("GET", PODS, PODS.path(namespace, pod, "log"), query, verb="log", timeout=timeout)
+        return body.decode("utf-8", errors="replace")
+
+    async def proxy(self, namespace: str, pod: str, port: int, path: str, timeout: float) -> bytes:
+        """GET a path of a pod's HTTP server through the API server."""
+        target = PODS.path(namespace, f"{pod}:{port}", "proxy") + path
+        return await self._request("GET", PODS, target, None, verb="proxy", timeout=timeout)
+
+    async def served(self, group: str, version: str) -> set[str]:
+        """Plural names of the resources that the server has in a group version."""
+        resource = Resource(group, version, "", "APIResourceList")
+        try:
+            answer = await self._json("GET", resource, f"/apis/{group}/{version}", verb="discover")
+        except ApiError as error:
+            if error.code == 404:
+                return set()
+            raise
+        return {entry["name"] for entry in answer["resources"]}
+
+    async def _json(
+        self,
+        method: str,
+        resource: Resource,
+        path: str,
+        query: Mapping[str, str | None] | None = None,
+        body: Manifest | None = None,
+        content_type: str = "application/json",
+        *,
+        verb: str = "",
+        accept: str | None = None,
+    ) -> Any:
+        data = await self._request(method, resource, path, query, body, content_type, verb=verb, accept=accept)
+        return json.loads(data)
+
+    async def _request(
+        self,
+        method: str,
+        resource: Resource,
+        path: str,
+        query: Mapping[str, str | None] | None = None,
+        body: Manifest | None = None,
+        content_type: str = "application/json",
+        *,
+        verb: str = "",
+        accept: str | None = None,
+        timeout: float = REQUEST_TIMEOUT_SECONDS,
+    ) -> bytes:
+        request = await self._client.param_serialize(
+            method,
+            path,
+            query_params=[(name, value) for name, value in (query or {}).items() if value is not None],
+            header_params={"Accept": accept or "application/json", "Content-Type": content_type},
+            body=body,
+            auth_settings=["BearerToken"],
+        )
+        started = time.monotonic()
+        code = "error"
+        try:
+            response = await self._client.call_api(*request, _request_timeout=aiohttp.ClientTimeout(total=timeout))
+            data: bytes = await response.read()
+            code = str(response.status)
+        finally:
+            self._observe_request(verb or method.lower(), resource.plural, code, time.monotonic() - started)
+        if not 200 <= response.status <= 299:
+            raise _error_of(response.status, data)
+        return data
+
+
+def _error_of(status: int, data: bytes) -> ApiError:
+    try:
+        document = json.loads(data)
+        return ApiError(status, document.get("reason") or "", document.get("message") or "")
+    except (ValueError, AttributeError):
+        return ApiError(status, "", data.decode("utf-8", errors="replace")[:1000])

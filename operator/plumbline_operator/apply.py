@@ -1,0 +1,116 @@
+"""Carries a decision out, step by step, in its order."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from plumbline_operator.api import Api, ApiError
+from plumbline_operator.model import Apply, Decision, Delete, DeleteJob, Manifest, PostEvent, Refusal, WriteStatus
+from plumbline_operator.resources import EVENTS, JobKey
+
+COMPONENT = "plumbline-operator"
+
+
+class JobChanged(Exception):
+    """The job was changed or replaced since it was observed: what was decided no longer holds."""
+
+
+async def apply(
+    api: Api, key: JobKey, job: Mapping[str, Any], decision: Decision, *, write_status: bool
+) -> list[Refusal]:
+    """Does the steps; returns the children that the API server refused.
+
+    `write_status` false leaves out a status that may wait. Raises JobChanged when the status cannot be written because
+    the job is no longer the one that was observed, and ApiError for every failure that asking again may mend.
+    """
+    refusals: list[Refusal] = []
+    for step in decision.steps:
+        match step:
+            case PostEvent():
+                await _post_event(api, key, job, step)
+            case WriteStatus():
+                if write_status or step.urgent:
+                    await _write_status(api, key, job, step)
+            case Apply():
+                refusal = await _apply_child(api, step)
+                if refusal is not None:
+                    refusals.append(refusal)
+            case Delete():
+                await api.delete(
+                    step.resource, key.namespace, step.name, uid=step.uid, grace_seconds=step.grace_seconds
+                )
+            case DeleteJob():
+                await api.delete(key.resource, key.namespace, key.name, uid=step.uid)
+    return refusals
+
+
+async def _apply_child(api: Api, step: Apply) -> Refusal | None:
+    try:
+        await api.apply(step.resource, step.manifest)
+    except ApiError as error:
+        if not error.refuses_the_object:
+            raise
+        return Refusal(f"{step.manifest['kind']} {step.manifest['metadata']['name']}", error.code, error.message)
+    return None
+
+
+async def _write_status(api: Api, key: JobKey, job: Mapping[str, Any], step: WriteStatus) -> None:
+    metadata = job["metadata"]
+    manifest = {
+        "apiVersion": key.resource.api_version,
+        "kind": key.kind,
+        "metadata": {
+            "name": key.name,
+            "namespace": key.namespace,
+            # Both make the write conditional: it was decided on this version of this very object.
+            "uid": metadata["uid"],
+            "resourceVersion": metadata["resourceVersion"],
+        },
+        "status": step.status.to_document(),
+    }
+    try:
+        await api.apply_status(key.resource, manifest)
+    except ApiError as error:
+        if error.code in (404, 409):
+            raise JobChanged(str(error)) from error
+        raise
+
+
+async def _post_event(api: Api, key: JobKey, job: Mapping[str, Any], event: PostEvent) -> None:
+    """The name is a digest of what is told and when: an event that was posted already is not posted twice."""
+    metadata = job["metadata"]
+    told = "\0".join((metadata["uid"], event.type, event.reason, event.message, event.occasion))
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    manifest: Manifest = {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {
+            "name": f"{key.name}.{hashlib.sha256(told.encode()).hexdigest()[:16]}",
+            "namespace": key.namespace,
+        },
+        "involvedObject": {
+            "apiVersion": key.resource.api_version,
+            "kind": key.kind,
+            "name": key.name,
+            "namespace": key.namespace,
+            "uid": metadata["uid"],
+            "resourceVersion": metadata["resourceVersion"],
+        },
+        "type": event.type,
+        "reason": event.reason,
+        "message": event.message[:1024],
+        "firstTimestamp": now,
+        "lastTimestamp": now,
+        "count": 1,
+        "source": {"component": COMPONENT},
+        "reportingComponent": f"plumbline.dev/{COMPONENT}",
+        "reportingInstance": COMPONENT,
+    }
+    try:
+        await api.create(EVENTS, manifest)
+    except ApiError as error:
+        if not error.refuses_the_object:  # such as in a namespace that is being deleted
+            raise

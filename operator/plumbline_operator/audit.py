@@ -1,0 +1,131 @@
+"""Compares what the watch streams delivered with what the API server holds.
+
+A watch that died looks exactly like a quiet cluster, so the time since the last event proves nothing. What does: an
+object whose present version no stream has delivered although there was time enough. Every audit lists the metadata of
+each watched resource (from the API server's cache, in pages) and compares versions. An object that is behind gets its
+job reconciled at once, so nothing is lost meanwhile; one that stays behind for `TOLERATED_SECONDS` means that its
+stream is dead, and the liveness probe fails. An audit that does not get through for `BLIND_SECONDS` fails it as well:
+an operator that cannot list cannot watch either.
+
+Warning events are watched too but not audited: their number has no bound, and a lost one is found by the next
+reconciliation, which lists the events of pods that have not started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+
+from plumbline_operator.api import Api, ApiError
+from plumbline_operator.resources import CHILDREN, JOB_UID_LABEL, Resource
+
+AUDIT_SECONDS = 30.0
+TOLERATED_SECONDS = 90.0
+BLIND_SECONDS = 300.0
+
+logger = logging.getLogger(__name__)
+
+Found = Callable[[Resource, Mapping[str, Any]], None]
+"""Called with an object that is behind."""
+
+
+@dataclass
+class _Stream:
+    """What one resource's stream has delivered: versions by uid."""
+
+    versions: dict[str, str] = field(default_factory=dict)
+    behind_since: dict[tuple[str, str], float] = field(default_factory=dict)
+    """Versions that the API server holds and the stream has not delivered, with when that was first seen."""
+
+
+class Audit:
+    """Knows whether the streams keep up."""
+
+    def __init__(
+        self,
+        api: Api,
+        resources: Sequence[Resource],
+        namespaces: Sequence[str],
+        found_behind: Found,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._api = api
+        self._namespaces: list[str | None] = list(namespaces) or [None]
+        self._streams = {resource: _Stream() for resource in resources}
+        self._found_behind = found_behind
+        self._clock = clock
+        self._last_success = clock()
+
+    def delivered(self, resource: Resource, metadata: Mapping[str, Any], deleted: bool) -> None:
+        """A stream delivered an object in this version."""
+        versions = self._streams[resource].versions
+        if deleted:
+            versions.pop(metadata["uid"], None)
+        else:
+            versions[metadata["uid"]] = metadata["resourceVersion"]
+
+    def silent(self) -> list[str]:
+        """Plural names of the resources whose stream is dead; `audit` if the audit itself does not get through."""
+        now = self._clock()
+        dead = [
+            resource.plural
+            for resource, stream in self._streams.items()
+            if any(now - since > TOLERATED_SECONDS for since in stream.behind_since.values())
+        ]
+        return dead if now - self._last_success <= BLIND_SECONDS else [*dead, "audit"]
+
+    async def run(self) -> None:
+        """Audits until cancelled."""
+        while True:
+            await asyncio.sleep(AUDIT_SECONDS)
+            try:
+                await self.audit()
+            except (ApiError, aiohttp.ClientError, TimeoutError, OSError) as error:
+                logger.warning("Audit of the watch streams failed", extra={"error": str(error)})
+
+    async def audit(self) -> None:
+        """Compares all resources once."""
+        for resource, stream in self._streams.items():
+            labels = JOB_UID_LABEL if resource.kind in CHILDREN else None
+            held: list[dict[str, Any]] = []
+            for namespace in self._namespaces if resource.namespaced else [None]:
+                held += await self._api.list(resource, namespace, labels=labels, metadata_only=True)
+            self._compare(resource, stream, held)
+        self._last_success = self._clock()
+
+    def _compare(self, resource: Resource, stream: _Stream, held: Sequence[Mapping[str, Any]]) -> None:
+        """A version that is behind for the second audit in a row is a version the stream did not deliver.
+
+        Between listing and comparing, a stream may deliver newer versions, and a busy object may have a new version
+        at each audit: only the same version, undelivered and not overtaken, counts.
+        """
+        now = self._clock()
+        behind: dict[tuple[str, str], float] = {}
+        for item in held:
+            metadata = item["metadata"]
+            version, seen = metadata["resourceVersion"], stream.versions.get(metadata["uid"])
+            if seen is not None and _at_least(seen, version):
+                continue
+            mark = (metadata["uid"], version)
+            behind[mark] = stream.behind_since.get(mark, now)
+            if mark in stream.behind_since:
+                self._found_behind(resource, item)
+        stream.behind_since = behind
+
+
+def _at_least(seen: str, held: str) -> bool:
+    """Whether the delivered version is the held one or a later one.
+
+    Versions of one resource are numbers that grow on every API server in use, and Kubernetes 1.35 promises so; should
+    one not be a number, only equality counts.
+    """
+    if seen.isdecimal() and held.isdecimal():
+        return int(seen) >= int(held)
+    return seen == held

@@ -1,0 +1,142 @@
+"""One attempt: what its pods are to be, how it ended, and when the next may start (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from plumbline_api.conditions import Reason
+from plumbline_api.contract import TerminationMessage
+from plumbline_api.running import RunPolicy
+from plumbline_api.status import Attempt, Failure
+from plumbline_operator.decide.diagnosis import Finding, Rank, diagnose_gang, last_words
+from plumbline_operator.model import Delete, Observed
+from plumbline_operator.pods import PodView
+from plumbline_operator.resources import PODS, TRAINER_ROLE
+
+ATTEMPTS_KEPT = 5
+LOG_TAIL_LIMIT = 8192
+LOST_POD_SECONDS = 30
+"""A pod that outlives its grace period by so much is on a node that does not answer, and is deleted without it."""
+
+
+@dataclass(frozen=True)
+class Gang:
+    """The pods of one attempt."""
+
+    attempt: Attempt
+    replicas: int
+    pods: tuple[PodView, ...]
+
+    @property
+    def missing(self) -> list[int]:
+        """Ranks without a pod."""
+        present = {pod.rank for pod in self.pods}
+        return [rank for rank in range(self.replicas) if rank not in present]
+
+    @property
+    def all_run(self) -> bool:
+        """Whether every pod has got past its pre-flight."""
+        return not self.missing and all(pod.phase in ("Running", "Succeeded") for pod in self.pods)
+
+    @property
+    def succeeded(self) -> bool:
+        return not self.missing and all(pod.phase == "Succeeded" for pod in self.pods)
+
+    @property
+    def leader(self) -> PodView | None:
+        """Rank 0, which reports for all."""
+        return next((pod for pod in self.pods if pod.rank == 0), None)
+
+    @property
+    def words(self) -> TerminationMessage | None:
+        """Last words of rank 0, once it has ended."""
+        trainer = self.leader.trainer if self.leader else None
+        return last_words(trainer) if trainer is not None and trainer.terminated else None
+
+    @property
+    def running_since(self) -> datetime | None:
+        """When the last of the trainers started."""
+        starts = [pod.trainer.started for pod in self.pods if pod.trainer and pod.trainer.started]
+        return max(starts) if self.all_run and len(starts) == len(self.pods) else None
+
+
+def gang_of(attempt: Attempt, replicas: int, observed: Observed) -> Gang:
+    pods = sorted((pod for pod in observed.pods if pod.attempt == attempt.number), key=lambda pod: pod.rank)
+    return Gang(attempt, replicas, tuple(pods))
+
+
+def cause_of_end(gang: Gang, observed: Observed, stop_requested: bool) -> Finding | None:
+    """Why the attempt is over, or None while it goes on.
+
+    A pod that never ran and is missing is only not there yet: it is created (again). Once all pods ran, a missing pod
+    was deleted. While the job is being suspended the operator itself has deleted the pods, so deletion says nothing.
+    """
+    finding = diagnose_gang(list(gang.pods), observed.nodes)
+    if finding is not None and stop_requested and finding.reason == Reason.POD_DELETED:
+        return None
+    if finding is None and gang.attempt.running_time is not None and gang.missing and not stop_requested:
+        return Finding(
+            reason=Reason.POD_DELETED,
+            message=f"the pod of rank {gang.missing[0]} was deleted",
+            rank=Rank.TAKEN_AWAY,
+        )
+    return finding
+
+
+def failure_of(finding: Finding, attempt: int, observed: Observed, now: datetime) -> Failure:
+    """The record of a failure that stays in the status."""
+    pod = finding.pod
+    return Failure(
+        reason=finding.reason,
+        message=finding.message[:4096],
+        role=TRAINER_ROLE,
+        pod=pod.name if pod else "",
+        node=pod.node if pod else "",
+        attempt=attempt,
+        exit_code=finding.exit_code,
+        log_tail=observed.log_tails.get(pod.name, "")[-LOG_TAIL_LIMIT:] if pod else "",
+        time=finding.time or now,
+    )
+
+
+def backoff_seconds(policy: RunPolicy, failures: int) -> float:
+    """Wait after so many failures that count (at least 1): the initial wait, doubled with each, up to the longest."""
+    return min(policy.backoff.max_seconds, policy.backoff.initial_seconds * 2 ** min(failures - 1, 30))
+
+
+def next_start(policy: RunPolicy, finding: Finding, failures: int, attempt: Attempt, now: datetime) -> datetime:
+    """When the next attempt may start.
+
+    After a failure: the backoff. After a disruption, which is nobody's fault: at once, but not sooner than the initial
+    backoff after the last start, so that a cluster that keeps taking pods away is not flooded with new ones.
+    """
+    if finding.counts:
+        return now + timedelta(seconds=backoff_seconds(policy, failures))
+    earliest = (attempt.start_time or now) + timedelta(seconds=policy.backoff.initial_seconds)
+    return max(now, earliest)
+
+
+def unfinished(pods: Sequence[PodView]) -> list[PodView]:
+    """Pods that may still run, and write: the next attempt must wait for them."""
+    return [pod for pod in pods if not pod.finished]
+
+
+def stop_pods(pods: Sequence[PodView], now: datetime) -> list[Delete]:
+    """Deletes every pod that is not finished: with its grace period first, without when its node does not answer."""
+    steps = []
+    for pod in unfinished(pods):
+        if pod.deletion_time is None:
+            steps.append(Delete(PODS, pod.name, pod.uid))
+        elif now >= pod.deletion_time + timedelta(seconds=LOST_POD_SECONDS):
+            steps.append(Delete(PODS, pod.name, pod.uid, grace_seconds=0))
+    return steps
+
+
+def lost_pod_check(pods: Sequence[PodView], now: datetime) -> float | None:
+    """Seconds until the first stopping pod counts as lost; None if none is stopping."""
+    times = [pod.deletion_time for pod in unfinished(pods) if pod.deletion_time is not None]
+    if not times:
+        return None
+    return max(1.0, (min(times) - now).total_seconds() + LOST_POD_SECONDS)

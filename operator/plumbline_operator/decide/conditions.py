@@ -1,0 +1,104 @@
+"""Reading and setting conditions, and the events that tell of their transitions (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Literal
+
+from plumbline_api.conditions import ConditionType, Reason
+from plumbline_api.status import Condition, JobStatus
+from plumbline_operator.model import PostEvent
+
+Status = Literal["True", "False", "Unknown"]
+MESSAGE_LIMIT = 4096
+
+_QUIET = frozenset({Reason.NO_CHECKPOINT, Reason.WAITING_FOR_PODS})
+"""Reasons that say nothing new to the reader of the events."""
+
+_NORMAL = frozenset(
+    {
+        Reason.ACCEPTED,
+        Reason.PODS_CREATED,
+        Reason.PODS_RUNNING,
+        Reason.TRAINING,
+        Reason.SUSPENDED_BY_USER,
+        Reason.RESUMED,
+        Reason.CHECKPOINT_SAVED,
+        Reason.COMPLETED,
+        Reason.STOPPED_SAVED,
+    }
+)
+
+
+def condition_of(status: JobStatus, type_: ConditionType) -> Condition | None:
+    return next((condition for condition in status.conditions if condition.type == type_), None)
+
+
+def holds(status: JobStatus, type_: ConditionType) -> bool:
+    """Whether the condition is present and true."""
+    condition = condition_of(status, type_)
+    return condition is not None and condition.status == "True"
+
+
+def is_terminal(status: JobStatus) -> bool:
+    """Complete and Failed are final: nothing after them changes the verdict."""
+    return holds(status, ConditionType.COMPLETE) or holds(status, ConditionType.FAILED)
+
+
+def set_condition(
+    status: JobStatus,
+    type_: ConditionType,
+    value: Status,
+    reason: str,
+    message: str,
+    now: datetime,
+    generation: int | None,
+) -> None:
+    """Sets a condition in place; its transition time moves only when its status does, as metav1.Condition wants."""
+    old = condition_of(status, type_)
+    changed = old is None or old.status != value
+    new = Condition(
+        type=type_,
+        status=value,
+        reason=reason,
+        message=message[:MESSAGE_LIMIT],
+        last_transition_time=now.replace(microsecond=0) if old is None or changed else old.last_transition_time,
+        observed_generation=generation,
+    )
+    if old is None:
+        status.conditions.append(new)
+    else:
+        status.conditions[status.conditions.index(old)] = new
+
+
+def transition_events(old: JobStatus, new: JobStatus) -> list[PostEvent]:
+    """One event for each reason that a condition newly has; the same reason on two conditions is told once.
+
+    The occasion is named by the state that is left, which stays the same until the new status is stored: an operator
+    that dies between posting and storing posts the very same event again, and the API server has it already.
+    """
+    events: list[PostEvent] = []
+    told: set[str] = set()
+    for condition in new.conditions:
+        before = condition_of(old, ConditionType(condition.type))
+        if before is not None and (before.status, before.reason) == (condition.status, condition.reason):
+            continue
+        if condition.reason in told or condition.reason in _QUIET:
+            continue
+        told.add(condition.reason)
+        left = f"{before.status}/{before.reason}/{before.last_transition_time.isoformat()}" if before else "absent"
+        events.append(
+            PostEvent(
+                type="Normal" if condition.reason in _NORMAL else "Warning",
+                reason=condition.reason,
+                message=condition.message,
+                occasion=f"{condition.type}/{old.attempt}/{left}",
+            )
+        )
+    return events
+
+
+def leading_reason(status: JobStatus, order: Sequence[ConditionType]) -> str:
+    """Reason of the first condition of `order` that is there, for the printer column."""
+    return next((found.reason for type_ in order if (found := condition_of(status, type_)) is not None), "")

@@ -1,0 +1,62 @@
+"""The status being written: begins as a copy of the stored one, ends as the steps that store it (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from plumbline_api.conditions import ConditionType, Phase
+from plumbline_api.status import JobStatus
+from plumbline_operator.decide.conditions import Status, leading_reason, set_condition, transition_events
+from plumbline_operator.decide.progress import is_urgent
+from plumbline_operator.model import Decision, Step, WriteStatus
+
+_LEADING: dict[str, tuple[ConditionType, ...]] = {
+    Phase.PENDING: (ConditionType.ACCEPTED, ConditionType.PODS_READY),
+    Phase.STARTING: (ConditionType.PODS_READY,),
+    Phase.RUNNING: (ConditionType.RUNNING,),
+    Phase.RESTARTING: (ConditionType.RUNNING,),
+    Phase.SUSPENDING: (ConditionType.SUSPENDED,),
+    Phase.SUSPENDED: (ConditionType.SUSPENDED,),
+    Phase.COMPLETE: (ConditionType.COMPLETE,),
+    Phase.FAILED: (ConditionType.FAILED,),
+}
+"""Condition whose reason stands in the printer column, by phase."""
+
+
+def read_status(job: Mapping[str, Any]) -> JobStatus:
+    """The stored status. Fields that this version cannot read are dropped; the others, the verdict above all, count."""
+    document = dict(job.get("status") or {})
+    while True:
+        try:
+            return JobStatus.model_validate(document)
+        except ValidationError as error:
+            for field in {str(found["loc"][0]) for found in error.errors()}:
+                document.pop(field, None)
+
+
+class Draft:
+    """A status under way."""
+
+    def __init__(self, job: Mapping[str, Any], stored: JobStatus, now: datetime) -> None:
+        self.now = now
+        self.generation: int | None = job["metadata"].get("generation")
+        self.stored = stored
+        self.status = stored.model_copy(deep=True)
+
+    def set(self, type_: ConditionType, value: Status, reason: str, message: str) -> None:
+        """Sets a condition."""
+        set_condition(self.status, type_, value, reason, message, self.now, self.generation)
+
+    def decision(self, *steps: Step, requeue_after: float | None = None, again: bool = False) -> Decision:
+        """Events, then the status if it changed, then the steps."""
+        self.status.observed_generation = self.generation
+        self.status.reason = leading_reason(self.status, _LEADING.get(self.status.phase, ()))
+        first: list[Step] = []
+        if self.status != self.stored:
+            first.extend(transition_events(self.stored, self.status))
+            first.append(WriteStatus(self.status, urgent=is_urgent(self.stored, self.status)))
+        return Decision(steps=(*first, *steps), requeue_after=requeue_after, again=again)

@@ -1,0 +1,91 @@
+"""How far the run is: from the status report while it runs, from the last words when it ended (pure)."""
+
+from __future__ import annotations
+
+from plumbline_api.contract import StatusReport, TerminationMessage
+from plumbline_api.status import Attempt, JobStatus, MetricValue, Progress
+
+_RUNNING_STATES = frozenset({"evaluating", "training", "checkpointing", "exporting", "stopping", "done"})
+
+
+def is_training(report: StatusReport | None) -> bool:
+    """Whether the trainer has left its start behind."""
+    return report is not None and report.state in _RUNNING_STATES
+
+
+def merge_report(status: JobStatus, attempt: Attempt, report: StatusReport) -> None:
+    """Takes a report of this very attempt into the status, in place."""
+    status.progress = Progress(
+        step=report.step,
+        max_steps=report.max_steps,
+        percent=percent(report.step, report.max_steps),
+        eta_seconds=round(report.eta_seconds) if report.eta_seconds is not None else None,
+        tokens_per_second=_significant(report.tokens_per_second),
+        step_seconds=_significant(report.step_seconds),
+        text=progress_text(report.step, report.max_steps),
+    )
+    attempt.from_step = report.from_step
+    attempt.to_step = report.step
+    _merge_results(status, report)
+
+
+def merge_last_words(status: JobStatus, attempt: Attempt, words: TerminationMessage) -> None:
+    """Takes the trainer's termination message into the status, in place."""
+    if words.max_steps:
+        status.progress = Progress(
+            step=words.step,
+            max_steps=words.max_steps,
+            percent=percent(words.step, words.max_steps),
+            tokens_per_second=status.progress.tokens_per_second if status.progress else None,
+            step_seconds=status.progress.step_seconds if status.progress else None,
+            text=progress_text(words.step, words.max_steps),
+        )
+        attempt.to_step = words.step
+    _merge_results(status, words)
+    if words.output is not None:
+        status.output = words.output
+
+
+def _merge_results(status: JobStatus, said: StatusReport | TerminationMessage) -> None:
+    # The trainer says what it knows; what it does not know yet after a restart stays as it was.
+    if said.metrics:
+        status.metrics = list(said.metrics)
+    if said.score is not None:
+        status.score = score_text(said.score)
+    if said.checkpoint is not None and said.checkpoint.verified:
+        status.checkpoint = said.checkpoint
+    if said.inputs is not None:
+        status.inputs = said.inputs
+
+
+def percent(step: int, max_steps: int) -> int:
+    """Whole percent, rounded down, so that 100 means done."""
+    return min(100, 100 * step // max_steps) if max_steps else 0
+
+
+def progress_text(step: int, max_steps: int) -> str:
+    return f"{step}/{max_steps}"
+
+
+def score_text(score: MetricValue) -> str:
+    """At most four significant digits."""
+    return f"{score.value:.4g}"
+
+
+def _significant(value: float | None) -> float | None:
+    """Four significant digits: figures that flicker in the tenth digit would make every status differ."""
+    return float(f"{value:.4g}") if value is not None else None
+
+
+def is_urgent(old: JobStatus, new: JobStatus) -> bool:
+    """Whether anything but figures that change all the time is new."""
+    return _steady_part(old) != _steady_part(new)
+
+
+def _steady_part(status: JobStatus) -> dict[str, object]:
+    document = status.to_document()
+    for flickering in ("progress", "metrics", "score", "usage", "checkpoint"):
+        document.pop(flickering, None)
+    for attempt in document.get("attempts", []):
+        attempt.pop("toStep", None)
+    return document

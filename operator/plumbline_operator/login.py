@@ -1,0 +1,45 @@
+"""One login for both clients: the transport of `kubernetes.aio` and kopf's watch streams.
+
+kopf's own service-account login calls the API server by its DNS name; this one uses the address that the kubelet puts
+into the environment, so that the operator does not wait for cluster DNS.
+"""
+
+from __future__ import annotations
+
+import datetime
+
+import kopf
+from kubernetes.aio import config
+from kubernetes.aio.client import Configuration
+
+TOKEN_LIFETIME = datetime.timedelta(minutes=10)
+"""The kubelet renews the token file well before a token expires; kopf logs in anew this often to pick it up."""
+
+
+async def load_configuration(kubeconfig: str | None) -> Configuration:
+    """Where the API server is and who we are: from the kubeconfig if one is given, else from the service account."""
+    configuration = Configuration()
+    # The API server is never reached through a proxy of the environment; a kubeconfig may still name one.
+    configuration.client_session_kwargs = {"trust_env": False}
+    if kubeconfig:
+        await config.load_kube_config(config_file=kubeconfig, client_configuration=configuration)
+    else:
+        config.load_incluster_config(client_configuration=configuration)
+    return configuration
+
+
+async def connection_info(configuration: Configuration) -> kopf.ConnectionInfo:
+    """The same for kopf, with the token as it is now."""
+    bearer = await configuration.get_api_key_with_prefix("BearerToken")
+    scheme, _, token = bearer.partition(" ") if bearer else ("", "", "")
+    expiration = datetime.datetime.now(datetime.UTC) + TOKEN_LIFETIME if bearer else None
+    return kopf.ConnectionInfo(
+        server=configuration.host,
+        ca_path=configuration.ssl_ca_cert,
+        insecure=not configuration.verify_ssl,
+        certificate_path=configuration.cert_file,
+        private_key_path=configuration.key_file,
+        scheme=scheme.capitalize() or None,
+        token=token.strip() or None,
+        expiration=expiration,
+    )

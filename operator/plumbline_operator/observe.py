@@ -1,0 +1,153 @@
+"""Reads the world for one reconciliation: the only place where the operator looks at objects.
+
+All reads are live. What is read rarely is read only when it can matter: the runtime while there is no snapshot, warning
+events while a pod has not started, logs and nodes when a pod has failed or is going away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import aiohttp
+
+from plumbline_api.contract import StatusReport
+from plumbline_operator.api import Api, ApiError
+from plumbline_operator.children import service_name
+from plumbline_operator.decide.acceptance import runtime_reference
+from plumbline_operator.decide.attempts import LOG_TAIL_LIMIT
+from plumbline_operator.decide.conditions import is_terminal
+from plumbline_operator.decide.draft import read_status
+from plumbline_operator.model import Observed, PodWarning, ServiceView
+from plumbline_operator.pods import PREFLIGHT_CONTAINER, TRAINER_CONTAINER, PodView, read_pod
+from plumbline_operator.resources import (
+    ATTEMPT_LABEL,
+    CONFIG_MAPS,
+    EVENTS,
+    JOB_NAME_LABEL,
+    JOB_UID_LABEL,
+    NODES,
+    PODS,
+    RUNTIMES,
+    SERVICES,
+    JobKey,
+)
+from plumbline_operator.snapshot import snapshot_name
+
+LOG_TAIL_LINES = 60
+LOG_TIMEOUT_SECONDS = 4.0
+
+logger = logging.getLogger(__name__)
+
+
+async def observe(api: Api, key: JobKey, report: StatusReport | None) -> Observed | None:
+    """Everything that `decide` needs about a job; None if the job is gone. `report` is the last one of rank 0."""
+    job = await api.get(key.resource, key.namespace, key.name)
+    if job is None:
+        return None
+    # Objects of a list carry their kind on the list only; a single one does, but old servers left it out at times.
+    job = {"apiVersion": key.resource.api_version, "kind": key.kind, **job}
+    uid = job["metadata"]["uid"]
+    labels = f"{JOB_NAME_LABEL}={key.name}"
+    pods, services, snapshot = await asyncio.gather(
+        api.list(PODS, key.namespace, labels=labels),
+        api.list(SERVICES, key.namespace, labels=labels),
+        api.get(CONFIG_MAPS, key.namespace, snapshot_name(key.name)),
+    )
+    ours = tuple(read_pod(pod) for pod in pods if _belongs(pod, uid))
+    foreign = [f"Pod {pod['metadata']['name']}" for pod in pods if not _belongs(pod, uid)]
+    if snapshot is not None and not _belongs(snapshot, uid):
+        foreign.append(f"ConfigMap {snapshot['metadata']['name']}")
+        snapshot = None
+    runtime = await _runtime(api, key, job) if snapshot is None and not foreign else None
+    waiting = [pod for pod in ours if pod.phase == "Pending" and pod.scheduled]
+    return Observed(
+        job=job,
+        snapshot=snapshot,
+        runtime=runtime,
+        pods=ours,
+        services=tuple(_service_view(service, key.name) for service in services if _belongs(service, uid)),
+        foreign=tuple(foreign),
+        warnings=await _warnings(api, key.namespace, waiting) if waiting else (),
+        report=report if report is not None and report.uid in ("", uid) else None,
+        log_tails=await _log_tails(api, key.namespace, job, ours),
+        nodes=await _nodes(api, ours),
+    )
+
+
+def _belongs(child: Mapping[str, Any], uid: str) -> bool:
+    owners = child["metadata"].get("ownerReferences") or []
+    labels = child["metadata"].get("labels") or {}
+    return labels.get(JOB_UID_LABEL) == uid and any(owner.get("uid") == uid for owner in owners)
+
+
+def _service_view(service: Mapping[str, Any], job_name: str) -> ServiceView:
+    metadata = service["metadata"]
+    attempt = int(metadata["labels"][ATTEMPT_LABEL])
+    name = metadata["name"]
+    if name != service_name(job_name, attempt):
+        attempt = 0  # somebody copied our labels: never the rendezvous of an attempt
+    return ServiceView(name, metadata["uid"], attempt, service.get("spec", {}).get("clusterIP") or "")
+
+
+async def _runtime(api: Api, key: JobKey, job: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    reference = runtime_reference(job)
+    if reference is None or reference[0] not in RUNTIMES:
+        return None  # the spec is invalid, and its validation says so
+    resource = RUNTIMES[reference[0]]
+    return await api.get(resource, key.namespace if resource.namespaced else None, reference[1])
+
+
+async def _warnings(api: Api, namespace: str, pods: list[PodView]) -> tuple[PodWarning, ...]:
+    """Newest first."""
+    found: list[tuple[str, PodWarning]] = []
+    for pod in pods[:8]:
+        fields = f"involvedObject.kind=Pod,involvedObject.uid={pod.uid},type=Warning"
+        for event in await api.list(EVENTS, namespace, fields=fields):
+            time = event.get("lastTimestamp") or event.get("eventTime") or ""
+            warning = PodWarning(pod.name, pod.uid, event.get("reason") or "", event.get("message") or "")
+            found.append((time, warning))
+    return tuple(warning for _, warning in sorted(found, key=lambda pair: pair[0], reverse=True))
+
+
+async def _log_tails(api: Api, namespace: str, job: Mapping[str, Any], pods: tuple[PodView, ...]) -> dict[str, str]:
+    """Logs of the pods that failed in the attempt that is still open: they are kept when it is closed."""
+    status = read_status(job)
+    last = status.attempts[-1] if status.attempts else None
+    if is_terminal(status) or last is None or last.end_time is not None:
+        return {}
+    tails = {}
+    for pod in [pod for pod in pods if pod.attempt == last.number and pod.failed_container][:8]:
+        tails[pod.name] = await _log_tail(api, namespace, pod)
+    return tails
+
+
+async def _log_tail(api: Api, namespace: str, pod: PodView) -> str:
+    container = pod.failed_container
+    name = container.name if container else TRAINER_CONTAINER
+    if name not in (PREFLIGHT_CONTAINER, TRAINER_CONTAINER):
+        return ""
+    try:
+        text = await api.log(namespace, pod.name, name, LOG_TAIL_LINES, LOG_TIMEOUT_SECONDS)
+    except (ApiError, TimeoutError, aiohttp.ClientError) as error:
+        # A log is a courtesy: the node may be gone. The failure is recorded without it.
+        logger.info("No log of a failed pod", extra={"pod": f"{namespace}/{pod.name}", "error": str(error)})
+        return ""
+    return text[-LOG_TAIL_LIMIT:]
+
+
+async def _nodes(api: Api, pods: tuple[PodView, ...]) -> dict[str, bool]:
+    """Whether the nodes of pods that are going away are ready. Unknown without permission to read nodes."""
+    ready = {}
+    for name in {pod.node for pod in pods if pod.stopping and not pod.finished and pod.node}:
+        try:
+            node = await api.get(NODES, None, name)
+        except ApiError as error:
+            if error.code != 403:
+                raise
+            continue
+        conditions = ((node or {}).get("status") or {}).get("conditions") or []
+        ready[name] = any(entry["type"] == "Ready" and entry["status"] == "True" for entry in conditions)
+    return ready

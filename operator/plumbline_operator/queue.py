@@ -1,0 +1,130 @@
+"""The work queue: keys, one reconciliation of a key at a time, backoff for each key, one timer wheel.
+
+The meaning is that of client-go's rate-limited work queue: a key that is added while it waits is there once; a key
+that is added while it is worked on is worked on again afterwards. A key that is due later sits in one heap that a
+single task watches, so a thousand deadlines cost a thousand heap entries and no tasks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import heapq
+import itertools
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Generic, TypeVar
+
+Key = TypeVar("Key", bound=Hashable)
+
+logger = logging.getLogger(__name__)
+
+FIRST_BACKOFF_SECONDS = 0.5
+LONGEST_BACKOFF_SECONDS = 120.0
+
+
+class WorkQueue(Generic[Key]):
+    """Keys to work on. Use from one event loop."""
+
+    def __init__(self, *, random_source: random.Random | None = None) -> None:
+        self._ready: deque[Key] = deque()
+        self._waiting: set[Key] = set()
+        self._working: set[Key] = set()
+        self._dirty: set[Key] = set()
+        self._failures: dict[Key, int] = {}
+        self._due: dict[Key, float] = {}
+        self._timers: list[tuple[float, int, Key]] = []
+        self._order = itertools.count()
+        self._available = asyncio.Semaphore(0)
+        self._timer_changed = asyncio.Event()
+        self._random = random_source or random.Random()
+
+    @property
+    def depth(self) -> int:
+        """Keys that are ready and that no worker has taken."""
+        return len(self._ready)
+
+    @property
+    def working(self) -> int:
+        return len(self._working)
+
+    @property
+    def scheduled(self) -> int:
+        """Keys that are due later."""
+        return len(self._due)
+
+    def add(self, key: Key) -> None:
+        """Work on the key as soon as a worker is free."""
+        if key in self._working:
+            self._dirty.add(key)
+        elif key not in self._waiting:
+            self._waiting.add(key)
+            self._ready.append(key)
+            self._available.release()
+
+    def add_after(self, key: Key, seconds: float) -> None:
+        """Work on the key after so many seconds, or earlier if it is already due earlier."""
+        if seconds <= 0:
+            self.add(key)
+            return
+        due = time.monotonic() + seconds
+        if due >= self._due.get(key, float("inf")):
+            return
+        self._due[key] = due
+        heapq.heappush(self._timers, (due, next(self._order), key))
+        self._timer_changed.set()
+
+    def forget(self, key: Key) -> None:
+        """Drop the key's backoff and timer; its object is gone."""
+        self._failures.pop(key, None)
+        self._due.pop(key, None)
+
+    async def run(self, workers: int, work: Callable[[Key], Awaitable[None]]) -> None:
+        """Runs until cancelled. `work` raising means that the key comes back after its backoff."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._turn_timers(), name="queue-timers")
+            for number in range(workers):
+                group.create_task(self._work(work), name=f"queue-worker-{number}")
+
+    async def _work(self, work: Callable[[Key], Awaitable[None]]) -> None:
+        while True:
+            await self._available.acquire()
+            key = self._ready.popleft()
+            self._waiting.discard(key)
+            self._working.add(key)
+            try:
+                await work(key)
+                self._failures.pop(key, None)
+            except Exception:
+                delay = self.backoff(key)
+                logger.exception("Reconciliation failed", extra={"key": str(key), "retry_seconds": round(delay, 3)})
+                self.add_after(key, delay)
+            finally:
+                self._working.discard(key)
+                if key in self._dirty:
+                    self._dirty.discard(key)
+                    self.add(key)
+
+    def backoff(self, key: Key) -> float:
+        """Seconds to wait after one more failure of the key: doubles up to a limit, with half of it at random."""
+        failures = self._failures.get(key, 0)
+        self._failures[key] = failures + 1
+        ceiling = min(LONGEST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2 ** min(failures, 16))
+        return ceiling / 2 + self._random.uniform(0, ceiling / 2)
+
+    async def _turn_timers(self) -> None:
+        while True:
+            self._timer_changed.clear()
+            now = time.monotonic()
+            while self._timers and self._timers[0][0] <= now:
+                due, _, key = heapq.heappop(self._timers)
+                # An entry counts only if it is the key's present one: keys are rescheduled and forgotten.
+                if self._due.get(key) == due:
+                    del self._due[key]
+                    self.add(key)
+            delay = self._timers[0][0] - now if self._timers else None
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._timer_changed.wait(), delay)

@@ -1,0 +1,110 @@
+"""One reconciliation: observe, decide, apply, and again while the steps change what the next decision sees."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from plumbline_operator.api import Api
+from plumbline_operator.apply import JobChanged, apply
+from plumbline_operator.decide import decide
+from plumbline_operator.decide.draft import read_status
+from plumbline_operator.metrics import OperatorMetrics
+from plumbline_operator.model import Decision, Observed, Refusal, WriteStatus
+from plumbline_operator.observe import observe
+from plumbline_operator.queue import WorkQueue
+from plumbline_operator.registry import JobRegistry
+from plumbline_operator.resources import JobKey
+from plumbline_operator.status_pull import StatusPuller
+
+MOST_ROUNDS = 8
+"""Accept, start, service, pods and describe are five; more means that decisions do not settle."""
+
+logger = logging.getLogger(__name__)
+
+
+class Reconciler:
+    """Brings one job at a time towards what its spec asks for."""
+
+    def __init__(
+        self,
+        api: Api,
+        queue: WorkQueue[JobKey],
+        registry: JobRegistry,
+        puller: StatusPuller,
+        metrics: OperatorMetrics,
+        *,
+        progress_interval: float,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._api = api
+        self._queue = queue
+        self._registry = registry
+        self._puller = puller
+        self._metrics = metrics
+        self._progress_interval = progress_interval
+        self._clock = clock
+        self._status_written: dict[JobKey, float] = {}
+
+    async def __call__(self, key: JobKey) -> None:
+        """Work on a key; raises what asking again may mend."""
+        started = time.monotonic()
+        result = "error"
+        try:
+            result = await self._reconcile(key)
+        finally:
+            self._metrics.reconciled(key.kind, result, time.monotonic() - started)
+
+    async def _reconcile(self, key: JobKey) -> str:
+        refusals: tuple[Refusal, ...] = ()
+        for _ in range(MOST_ROUNDS):
+            observed = await observe(self._api, key, self._puller.report(key))
+            if observed is None:
+                self._forget(key)
+                return "gone"
+            if refusals:
+                observed = dataclasses.replace(observed, refusals=refusals)
+            decision = decide(observed, self._clock())
+            try:
+                new_refusals = await self._apply(key, observed, decision)
+            except JobChanged:
+                continue
+            self._registry.store(key, _phase_after(observed, decision))
+            self._puller.follow(key, observed)
+            if new_refusals and not refusals:
+                refusals = tuple(new_refusals)
+                continue
+            if decision.again:
+                continue
+            if decision.requeue_after is not None:
+                self._queue.add_after(key, decision.requeue_after)
+            return "settled"
+        logger.warning("Decisions do not settle", extra={"key": str(key)})
+        self._queue.add_after(key, 1.0)
+        return "unsettled"
+
+    async def _apply(self, key: JobKey, observed: Observed, decision: Decision) -> list[Refusal]:
+        writes = [step for step in decision.steps if isinstance(step, WriteStatus)]
+        wait = self._status_written.get(key, float("-inf")) + self._progress_interval - time.monotonic()
+        write = wait <= 0 or any(step.urgent for step in writes)
+        refusals = await apply(self._api, key, observed.job, decision, write_status=write)
+        if writes and write:
+            self._status_written[key] = time.monotonic()
+        elif writes:
+            self._queue.add_after(key, wait)
+        return refusals
+
+    def _forget(self, key: JobKey) -> None:
+        self._registry.remove(key)
+        self._puller.forget(key)
+        self._queue.forget(key)
+        self._status_written.pop(key, None)
+
+
+def _phase_after(observed: Observed, decision: Decision) -> str:
+    """Phase of the job when the decision is carried out."""
+    written = [step.status.phase for step in decision.steps if isinstance(step, WriteStatus)]
+    return written[-1] if written else read_status(observed.job).phase

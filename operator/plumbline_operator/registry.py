@@ -1,0 +1,50 @@
+"""The jobs that the operator knows, with phase and runtime. Rebuilt from the watch at every start."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from plumbline_api.conditions import Phase
+from plumbline_operator.resources import JobKey
+
+RuntimeName = tuple[str, str | None, str]
+"""Kind, namespace (None for cluster scope) and name of a runtime."""
+
+
+class JobRegistry:
+    """Known jobs. Metrics are counted from it at scrape time, so that deleted jobs leave nothing behind."""
+
+    def __init__(self) -> None:
+        self._phases: dict[JobKey, str] = {}
+        self._runtimes: dict[JobKey, RuntimeName] = {}
+
+    def __contains__(self, key: JobKey) -> bool:
+        return key in self._phases
+
+    def __len__(self) -> int:
+        return len(self._phases)
+
+    def store(self, key: JobKey, phase: str) -> None:
+        self._phases[key] = phase
+
+    def names_runtime(self, key: JobKey, runtime: RuntimeName) -> None:
+        self._runtimes[key] = runtime
+
+    def remove(self, key: JobKey) -> None:
+        self._phases.pop(key, None)
+        self._runtimes.pop(key, None)
+
+    def waiting_for(self, runtime: RuntimeName) -> Iterator[JobKey]:
+        """Jobs that name the runtime and have not started: the others live on their snapshot."""
+        for key, named in list(self._runtimes.items()):
+            if named == runtime and self._phases.get(key, "") in ("", Phase.PENDING):
+                yield key
+
+    def keys_named(self, namespace: str, name: str) -> list[JobKey]:
+        """Jobs of any kind with this name."""
+        return [key for key in self._phases if (key.namespace, key.name) == (namespace, name)]
+
+    def phases(self) -> Counter[tuple[str, str]]:
+        """Number of jobs by kind and phase."""
+        return Counter((key.kind, phase or "Pending") for key, phase in self._phases.items())

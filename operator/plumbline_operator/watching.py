@@ -1,0 +1,150 @@
+"""Watch streams: kopf turns them into events, and an event becomes a key on the queue, nothing else.
+
+No handler here has state, retries or finalizers; kopf writes nothing to any object. Which jobs an event concerns is all
+that is found out, and what to do about it is decided from live reads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import kopf
+from kubernetes.aio.client import Configuration
+
+from plumbline_operator.audit import Audit
+from plumbline_operator.login import connection_info
+from plumbline_operator.metrics import WatchActivity
+from plumbline_operator.queue import WorkQueue
+from plumbline_operator.registry import JobRegistry, RuntimeName
+from plumbline_operator.resources import (
+    CHILDREN,
+    EVENTS,
+    JOB_NAME_LABEL,
+    JOB_UID_LABEL,
+    JOBS,
+    KIND_LABEL,
+    RUNTIMES,
+    JobKey,
+    Resource,
+)
+
+AUDITED: tuple[Resource, ...] = (*JOBS.values(), *RUNTIMES.values(), *CHILDREN.values())
+
+_POD_NAME_PARTS = 3
+"""Parts that a pod's name has after the job's: role, attempt, index."""
+
+
+class Watcher:
+    """Handlers of all watched resources."""
+
+    def __init__(self, queue: WorkQueue[JobKey], jobs: JobRegistry, activity: WatchActivity) -> None:
+        self._queue = queue
+        self._jobs = jobs
+        self._activity = activity
+
+    def concern(self, resource: Resource, document: Mapping[str, Any]) -> None:
+        """Queue the jobs that an object concerns. Its metadata is enough, but for runtimes named by new jobs."""
+        metadata = document["metadata"]
+        if resource.kind in JOBS:
+            self._queue.add(JobKey(resource.kind, metadata["namespace"], metadata["name"]))
+        elif resource.kind in RUNTIMES:
+            for key in self._jobs.waiting_for((resource.kind, metadata.get("namespace"), metadata["name"])):
+                self._queue.add(key)
+        elif resource == EVENTS:
+            self._concern_pod_event(document)
+        else:
+            labels = metadata.get("labels") or {}
+            kind, name = labels.get(KIND_LABEL), labels.get(JOB_NAME_LABEL)
+            if kind in JOBS and name:
+                self._queue.add(JobKey(kind, metadata["namespace"], name))
+
+    def know(self, resource: Resource, document: Mapping[str, Any]) -> None:
+        """Remember a job's phase and the runtime that it names."""
+        metadata = document["metadata"]
+        key = JobKey(resource.kind, metadata["namespace"], metadata["name"])
+        self._jobs.store(key, (document.get("status") or {}).get("phase") or "")
+        reference = (document.get("spec") or {}).get("runtimeRef")
+        if isinstance(reference, Mapping) and reference.get("name"):
+            kind = str(reference.get("kind", "ClusterTrainerRuntime"))
+            scope = key.namespace if kind == "TrainerRuntime" else None
+            runtime: RuntimeName = (kind, scope, str(reference["name"]))
+            self._jobs.names_runtime(key, runtime)
+
+    def _concern_pod_event(self, event: Mapping[str, Any]) -> None:
+        involved = event.get("involvedObject") or {}
+        parts = str(involved.get("name", "")).rsplit("-", _POD_NAME_PARTS)
+        if len(parts) == _POD_NAME_PARTS + 1:
+            for key in self._jobs.keys_named(str(involved.get("namespace")), parts[0]):
+                self._queue.add(key)
+
+    def handlers(self, audit: Audit) -> kopf.OperatorRegistry:
+        """kopf's registry with one `on.event` handler for each watched resource."""
+        registry = kopf.OperatorRegistry()
+        for resource in (*AUDITED, EVENTS):
+            self._handle(registry, resource, audit)
+        return registry
+
+    def _handle(self, registry: kopf.OperatorRegistry, resource: Resource, audit: Audit) -> None:
+        async def on_event(event: Mapping[str, Any], **_: Any) -> None:
+            document = event["object"]
+            deleted = event["type"] == "DELETED"
+            self._activity.touch(resource.plural)
+            if resource in AUDITED:
+                audit.delivered(resource, document["metadata"], deleted)
+            if resource.kind in JOBS and not deleted:
+                self.know(resource, document)
+            self.concern(resource, document)
+
+        register = kopf.on.event(
+            resource.group, resource.version, resource.plural, registry=registry, id=f"watch-{resource.plural}"
+        )
+        register(on_event)
+
+
+def kopf_settings() -> kopf.OperatorSettings:
+    """Settings with which kopf only watches, and does not hang on a connection that died without a word."""
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False
+    settings.peering.standalone = True
+    settings.scanning.disabled = True  # no rights to list namespaces and CRDs are needed
+    # A stream is renewed by the server after 4 minutes, by the client a little later, and when it has been without
+    # event and bookmark for 70 s: the three ways in which a watch was seen to fall silent.
+    settings.watching.server_timeout = 240
+    settings.watching.client_timeout = 260
+    settings.watching.connect_timeout = 10
+    settings.watching.inactivity_timeout = 70
+    settings.watching.chunk_size = 500
+    settings.networking.request_timeout = 30
+    settings.networking.connect_timeout = 10
+    settings.networking.error_backoffs = (0.5, 1, 2, 4, 8, 15, 30)
+    settings.queueing.idle_timeout = 1.0
+    for resource in CHILDREN.values():
+        settings.watching.label_selectors[resource.group, resource.version, resource.plural] = JOB_UID_LABEL
+    settings.watching.field_selectors["", "v1", EVENTS.plural] = "involvedObject.kind=Pod,type=Warning"
+    return settings
+
+
+async def watch(
+    watcher: Watcher,
+    audit: Audit,
+    configuration: Configuration,
+    namespaces: Sequence[str],
+    ready: asyncio.Event,
+) -> None:
+    """Runs kopf until it is told to stop by a signal; raises if one of its tasks dies."""
+    registry = watcher.handlers(audit)
+
+    async def login(**_: Any) -> kopf.ConnectionInfo:
+        return await connection_info(configuration)
+
+    kopf.on.login(registry=registry, id="login")(login)
+    await kopf.operator(
+        registry=registry,
+        settings=kopf_settings(),
+        clusterwide=not namespaces,
+        namespaces=list(namespaces),
+        standalone=True,
+        ready_flag=ready,
+    )
