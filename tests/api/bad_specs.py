@@ -1,0 +1,650 @@
+"""The table of bad specs: what is wrong, where the user is pointed, and what the user reads.
+
+`path` and `message` are what operator and trainer say. `judge` says how the API server knows:
+
+- `bounds`: by the schema; it names the same path in its own words.
+- `rule`: by a CEL rule; it says the same message.
+- `unknown`: the field is not in the schema; it says `unknown field` with the same path.
+- `code`: it cannot know, because only code can tell; operator and trainer refuse.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from tests.api.valid_specs import REMOVED
+
+Judge = Literal["bounds", "rule", "unknown", "code"]
+Patch = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class BadSpec:
+    """A valid object of `kind` with `patch` applied must be refused."""
+
+    name: str
+    kind: str
+    patch: Patch
+    path: str
+    message: str
+    judge: Judge = "bounds"
+
+
+@dataclass(frozen=True)
+class BadUpdate:
+    """A valid object of `kind` with `before` applied exists; applying `patch` to it must be refused."""
+
+    name: str
+    kind: str
+    patch: Patch
+    path: str
+    message: str
+    before: Patch = field(default_factory=dict)
+
+
+PREF, RLVR, RUNTIME = "PreferenceJob", "RLVRJob", "TrainerRuntime"
+_FILE = {"volume": {"claimName": "data", "path": "test.jsonl"}}
+_REWARD = {"name": "correct", "verifier": {"exactMatch": {}}}
+_REFERENCE = {"source": {"volume": {"claimName": "models", "path": "base"}}}
+
+
+def _reward(verifier: dict[str, Any], **fields: Any) -> list[dict[str, Any]]:
+    return [{"name": "correct", "verifier": verifier, **fields}]
+
+
+BAD_SPECS = (
+    # unknown fields
+    BadSpec(
+        "unknown-field",
+        PREF,
+        {"spec.training.batchsize": 8},
+        "spec.training.batchsize",
+        "unknown field; did you mean batchSize?",
+        "unknown",
+    ),
+    BadSpec(
+        "snake-case",
+        PREF,
+        {"spec.training.batch_size": 8},
+        "spec.training.batch_size",
+        "unknown field; did you mean batchSize?",
+        "unknown",
+    ),
+    BadSpec("unknown-block", RLVR, {"spec.curriculum": {}}, "spec.curriculum", "unknown field", "unknown"),
+    BadSpec(
+        "unknown-method-parameter",
+        PREF,
+        {"spec.objective": {"dpo": {"betta": 0.2}}},
+        "spec.objective.dpo.betta",
+        "unknown field; did you mean beta?",
+        "unknown",
+    ),
+    BadSpec(
+        "unknown-objective",
+        RLVR,
+        {"spec.objective": {"dpo": {}}},
+        "spec.objective.dpo",
+        "unknown field; known are grpo, drGrpo, reinforce",
+        "unknown",
+    ),
+    BadSpec(
+        "unknown-field-of-a-reward",
+        RLVR,
+        {"spec.rewards.0.wieght": 2},
+        "spec.rewards[0].wieght",
+        "unknown field; did you mean weight?",
+        "unknown",
+    ),
+    # wrong types
+    BadSpec(
+        "text-for-integer",
+        PREF,
+        {"spec.training.batchSize": "32"},
+        "spec.training.batchSize",
+        'must be an integer, not the string "32"',
+    ),
+    BadSpec(
+        "fraction-for-integer", PREF, {"spec.training.steps": 1.5}, "spec.training.steps", "must be an integer, not 1.5"
+    ),
+    BadSpec(
+        "text-for-number",
+        PREF,
+        {"spec.objective.dpo.beta": "high"},
+        "spec.objective.dpo.beta",
+        'must be a number, not the string "high"',
+    ),
+    BadSpec(
+        "text-for-boolean",
+        PREF,
+        {"spec.runPolicy.suspend": "yes"},
+        "spec.runPolicy.suspend",
+        'must be true or false, not the string "yes"',
+    ),
+    BadSpec("number-for-text", PREF, {"spec.runtimeRef.name": 7}, "spec.runtimeRef.name", "must be a string, not 7"),
+    BadSpec(
+        "object-for-list",
+        RLVR,
+        {"spec.rewards": {"correct": {}}},
+        "spec.rewards",
+        "must be a list, not an object",
+    ),
+    BadSpec(
+        "text-for-choice",
+        PREF,
+        {"spec.objective": "dpo"},
+        "spec.objective",
+        'must be an object, not the string "dpo"',
+    ),
+    # missing
+    BadSpec("no-objective", PREF, {"spec.objective": REMOVED}, "spec.objective", "is required"),
+    BadSpec("no-model", PREF, {"spec.model": REMOVED}, "spec.model", "is required"),
+    BadSpec("no-runtime", RLVR, {"spec.runtimeRef": REMOVED}, "spec.runtimeRef", "is required"),
+    BadSpec("no-runtime-name", RLVR, {"spec.runtimeRef": {}}, "spec.runtimeRef.name", "is required"),
+    BadSpec("no-rewards", RLVR, {"spec.rewards": REMOVED}, "spec.rewards", "is required"),
+    BadSpec("empty-rewards", RLVR, {"spec.rewards": []}, "spec.rewards", "needs at least 1 item"),
+    BadSpec(
+        "no-pattern",
+        RLVR,
+        {"spec.rewards": _reward({"regex": {}})},
+        "spec.rewards[0].verifier.regex.pattern",
+        "is required",
+    ),
+    BadSpec("no-image", RUNTIME, {"spec.image": REMOVED}, "spec.image", "is required"),
+    # choices
+    BadSpec(
+        "two-objectives",
+        PREF,
+        {"spec.objective": {"dpo": {}, "ipo": {}}},
+        "spec.objective",
+        "exactly one of [dpo, ipo, simpo, kto, sft, rewardModel] must be set, but these are set: dpo, ipo",
+    ),
+    BadSpec(
+        "empty-objective",
+        PREF,
+        {"spec.objective": {}},
+        "spec.objective",
+        "exactly one of [dpo, ipo, simpo, kto, sft, rewardModel] must be set, but none is set",
+    ),
+    BadSpec(
+        "objective-without-braces",
+        PREF,
+        {"spec.objective": {"sft": None}},
+        "spec.objective",
+        "exactly one of [dpo, ipo, simpo, kto, sft, rewardModel] must be set, but none is set "
+        "(to take the defaults of sft, write sft: {})",
+    ),
+    BadSpec(
+        "two-advantages",
+        RLVR,
+        {"spec.advantage": {"groupRelative": {}, "none": {}}},
+        "spec.advantage",
+        "exactly one of [groupRelative, leaveOneOut, none] must be set, but these are set: groupRelative, none",
+    ),
+    BadSpec(
+        "two-optimizers",
+        PREF,
+        {"spec.optimizer": {"adamw": {}, "sgd": {}}},
+        "spec.optimizer",
+        "exactly one of [adamw, sgd] must be set, but these are set: adamw, sgd",
+    ),
+    BadSpec(
+        "two-sources",
+        PREF,
+        {"spec.data.train.source.uri": {"uri": "s3://bucket/x"}},
+        "spec.data.train.source",
+        "exactly one of [volume, configMap, uri, path] must be set, but these are set: volume, uri",
+    ),
+    # bounds
+    BadSpec(
+        "batch-of-none",
+        PREF,
+        {"spec.training.batchSize": 0},
+        "spec.training.batchSize",
+        "0 is below the minimum of 1",
+    ),
+    BadSpec(
+        "learning-rate-above-one",
+        PREF,
+        {"spec.optimizer": {"adamw": {"learningRate": 2}}},
+        "spec.optimizer.adamw.learningRate",
+        "2 is above the maximum of 1",
+    ),
+    BadSpec("beta-of-zero", PREF, {"spec.objective.dpo.beta": 0}, "spec.objective.dpo.beta", "0 must be above 0"),
+    BadSpec(
+        "momentum-of-one",
+        PREF,
+        {"spec.optimizer": {"sgd": {"momentum": 1}}},
+        "spec.optimizer.sgd.momentum",
+        "1 must be below 1",
+    ),
+    BadSpec(
+        "temperature-of-zero",
+        RLVR,
+        {"spec.rollout.sampling.temperature": 0},
+        "spec.rollout.sampling.temperature",
+        "0 must be above 0",
+    ),
+    BadSpec(
+        "unknown-word",
+        RLVR,
+        {"spec.advantage": {"groupRelative": {"normalize": "var"}}},
+        "spec.advantage.groupRelative.normalize",
+        '"var" is not one of std, none',
+    ),
+    BadSpec(
+        "path-that-leaves-the-volume",
+        PREF,
+        {"spec.data.train.source.volume.path": "../other/train.jsonl"},
+        "spec.data.train.source.volume.path",
+        r'"../other/train.jsonl" does not match ^[^/.][^/]*(/[^/.][^/]*)*$',
+    ),
+    BadSpec(
+        "location-without-scheme",
+        PREF,
+        {"spec.model.source": {"uri": {"uri": "bucket/model"}}},
+        "spec.model.source.uri.uri",
+        '"bucket/model" does not match ^[a-z][a-z0-9+.-]*://.+$',
+    ),
+    BadSpec(
+        "memory-in-words",
+        PREF,
+        {"spec.resources.memory": "8 GB"},
+        "spec.resources.memory",
+        r'"8 GB" does not match ^([0-9]+(\.[0-9]+)?)(m|[kMGTPE]i?|[eE][+-]?[0-9]+)?$',
+    ),
+    BadSpec(
+        "too-many-stop-strings",
+        RLVR,
+        {"spec.rollout.sampling.stop": [str(number) for number in range(17)]},
+        "spec.rollout.sampling.stop",
+        "has 17 items, more than the maximum of 16",
+    ),
+    BadSpec(
+        "reward-name-too-long",
+        RLVR,
+        {"spec.rewards.0.name": "a" * 41},
+        "spec.rewards[0].name",
+        "has 41 characters, more than the maximum of 40",
+    ),
+    BadSpec(
+        "two-rewards-of-one-name",
+        RLVR,
+        {"spec.rewards": [_REWARD, _REWARD]},
+        "spec.rewards[1]",
+        "name 'correct' is used twice",
+    ),
+    # rules of a job's name
+    BadSpec(
+        "name-too-long",
+        PREF,
+        {"metadata.name": "a" * 41},
+        "metadata.name",
+        "metadata.name must be at most 40 characters, so that the names of the job's pods fit",
+        "rule",
+    ),
+    BadSpec(
+        "name-with-dot",
+        RLVR,
+        {"metadata.name": "run.1"},
+        "metadata.name",
+        "metadata.name must start with a letter and consist of a-z, 0-9 and '-': it becomes the name of a Service",
+        "rule",
+    ),
+    BadSpec(
+        "name-with-leading-digit",
+        PREF,
+        {"metadata.name": "1st-run"},
+        "metadata.name",
+        "metadata.name must start with a letter and consist of a-z, 0-9 and '-': it becomes the name of a Service",
+        "rule",
+    ),
+    # rules of both kinds
+    BadSpec(
+        "steps-and-epochs",
+        PREF,
+        {"spec.training.epochs": 1},
+        "spec.training.steps",
+        "exactly one of steps and epochs must be set",
+        "rule",
+    ),
+    BadSpec(
+        "neither-steps-nor-epochs",
+        PREF,
+        {"spec.training": {}},
+        "spec.training.steps",
+        "exactly one of steps and epochs must be set",
+        "rule",
+    ),
+    BadSpec(
+        "micro-batch-above-batch",
+        PREF,
+        {"spec.training.microBatchSize": 64},
+        "spec.training.microBatchSize",
+        "microBatchSize must not be above batchSize",
+        "rule",
+    ),
+    BadSpec(
+        "evaluation-without-rows",
+        PREF,
+        {"spec.evaluation.everySteps": 5},
+        "spec.evaluation.everySteps",
+        "evaluation.everySteps needs data.evaluation: without held-out rows nothing is evaluated",
+        "rule",
+    ),
+    BadSpec(
+        "limit-of-rows-that-are-not-there",
+        RLVR,
+        {"spec.evaluation.maxRows": 5},
+        "spec.evaluation.maxRows",
+        "evaluation.maxRows needs data.evaluation: without held-out rows nothing is evaluated",
+        "rule",
+    ),
+    BadSpec(
+        "data-set-is-a-volume",
+        PREF,
+        {"spec.data.train.source.volume.path": REMOVED},
+        "spec.data.train.source.volume",
+        "source.volume.path must be set: a data set is one file of the volume",
+        "rule",
+    ),
+    BadSpec(
+        "model-in-a-config-map",
+        PREF,
+        {"spec.model.source": {"configMap": {"name": "model", "key": "weights"}}},
+        "spec.model.source.configMap",
+        "source.configMap must not be set: a model is a directory, and a ConfigMap cannot hold one",
+        "rule",
+    ),
+    BadSpec(
+        "no-output",
+        PREF,
+        {"spec.output": {}},
+        "spec.output",
+        "exactly one of volume and path must be set",
+        "rule",
+    ),
+    BadSpec(
+        "output-in-the-pod",
+        RLVR,
+        {"spec.output": {"path": "/tmp/model"}},
+        "spec.output.path",
+        "path must not be set in a cluster, where it is gone with the pod; set volume",
+        "rule",
+    ),
+    BadSpec(
+        "checkpoints-in-the-output-folder",
+        PREF,
+        {
+            "spec.output.volume.path": "runs/a",
+            "spec.checkpoint.volume": {"claimName": "results", "path": "runs/a"},
+        },
+        "spec.checkpoint.volume",
+        "checkpoint.volume must not be the folder of output.volume: the model would be written among the checkpoints",
+        "rule",
+    ),
+    BadSpec(
+        "checkpoints-in-the-default-output-folder",
+        PREF,
+        {"spec.checkpoint.volume": {"claimName": "results"}},
+        "spec.checkpoint.volume",
+        "checkpoint.volume must not be the folder of output.volume: the model would be written among the checkpoints",
+        "rule",
+    ),
+    BadSpec(
+        "backoff-upside-down",
+        PREF,
+        {"spec.runPolicy.backoff": {"initialSeconds": 100, "maxSeconds": 10}},
+        "spec.runPolicy.backoff.initialSeconds",
+        "initialSeconds must not be above maxSeconds",
+        "rule",
+    ),
+    BadSpec(
+        "toleration-of-every-value-with-a-value",
+        PREF,
+        {"spec.scheduling.tolerations": [{"key": "gpu", "operator": "Exists", "value": "a100"}]},
+        "spec.scheduling.tolerations[0].value",
+        "value must not be set with operator Exists, which tolerates every value",
+        "rule",
+    ),
+    BadSpec(
+        "toleration-without-key",
+        PREF,
+        {"spec.scheduling.tolerations": [{"effect": "NoSchedule"}]},
+        "spec.scheduling.tolerations[0].key",
+        "key must be set unless operator is Exists, which then tolerates every taint",
+        "rule",
+    ),
+    BadSpec(
+        "toleration-seconds-without-eviction",
+        PREF,
+        {"spec.scheduling.tolerations": [{"key": "gpu", "effect": "NoSchedule", "tolerationSeconds": 5}]},
+        "spec.scheduling.tolerations[0].tolerationSeconds",
+        "tolerationSeconds needs effect NoExecute: other effects never remove a pod",
+        "rule",
+    ),
+    # rules of methods
+    BadSpec(
+        "labels-that-say-nothing",
+        PREF,
+        {"spec.objective.dpo.labelSmoothing": 0.5},
+        "spec.objective.dpo.labelSmoothing",
+        "labelSmoothing must be below 0.5: at 0.5 the labels say nothing",
+        "rule",
+    ),
+    BadSpec(
+        "nesterov-without-momentum",
+        PREF,
+        {"spec.optimizer": {"sgd": {"nesterov": True}}},
+        "spec.optimizer.sgd.nesterov",
+        "nesterov needs momentum above 0",
+        "rule",
+    ),
+    BadSpec(
+        "schedule-longer-than-the-run",
+        PREF,
+        {"spec.schedule": {"warmupStableDecay": {"warmupFraction": 0.6, "decayFraction": 0.5}}},
+        "spec.schedule.warmupStableDecay.decayFraction",
+        "warmupFraction and decayFraction together must not be above 1",
+        "rule",
+    ),
+    BadSpec(
+        "clip-range-upside-down",
+        RLVR,
+        {"spec.objective.grpo": {"clipLow": 0.3, "clipHigh": 0.2}},
+        "spec.objective.grpo.clipLow",
+        "clipLow must not be above clipHigh: the upper bound of the ratio is never the tighter one",
+        "rule",
+    ),
+    BadSpec(
+        "reward-code-from-nowhere",
+        RLVR,
+        {"spec.rewards": _reward({"python": {}})},
+        "spec.rewards[0].verifier.python",
+        "exactly one of configMap and path must be set",
+        "rule",
+    ),
+    BadSpec(
+        "reward-code-from-two-places",
+        RLVR,
+        {"spec.rewards": _reward({"python": {"configMap": "rewards", "path": "/opt/reward.py"}})},
+        "spec.rewards[0].verifier.python",
+        "exactly one of configMap and path must be set",
+        "rule",
+    ),
+    # rules of PreferenceJob
+    BadSpec(
+        "reference-nobody-reads",
+        PREF,
+        {"spec.objective": {"simpo": {}}, "spec.reference": _REFERENCE},
+        "spec.reference",
+        "reference must not be set: the objectives simpo, sft, rewardModel do not use a reference model",
+        "rule",
+    ),
+    BadSpec(
+        "more-pods-than-rows",
+        PREF,
+        {"spec.resources.replicas": 4, "spec.training.batchSize": 3},
+        "spec.training.batchSize",
+        "training.batchSize must be at least resources.replicas: every pod works on at least one row of a step",
+        "rule",
+    ),
+    BadSpec(
+        "kto-with-one-row",
+        PREF,
+        {"spec.objective": {"kto": {}}, "spec.training.batchSize": 1},
+        "spec.training.batchSize",
+        "training.batchSize must be at least 2 for objective.kto",
+        "rule",
+    ),
+    # rules of RLVRJob
+    BadSpec(
+        "group-of-one",
+        RLVR,
+        {"spec.rollout.groupSize": 1},
+        "spec.rollout.groupSize",
+        "rollout.groupSize must be at least 2: the advantages groupRelative, leaveOneOut "
+        "compare the samples of one prompt",
+        "rule",
+    ),
+    BadSpec(
+        "group-of-one-left-out",
+        RLVR,
+        {"spec.rollout.groupSize": 1, "spec.advantage": {"leaveOneOut": {}}},
+        "spec.rollout.groupSize",
+        "rollout.groupSize must be at least 2: the advantages groupRelative, leaveOneOut "
+        "compare the samples of one prompt",
+        "rule",
+    ),
+    BadSpec(
+        "batch-of-broken-groups",
+        RLVR,
+        {"spec.rollout.groupSize": 6},
+        "spec.training.batchSize",
+        "training.batchSize must be a multiple of rollout.groupSize: a step uses whole groups",
+        "rule",
+    ),
+    BadSpec(
+        "more-pods-than-groups",
+        RLVR,
+        {"spec.resources.replicas": 5},
+        "spec.training.batchSize",
+        "training.batchSize must be at least rollout.groupSize times resources.replicas: "
+        "every pod works on at least one group of a step",
+        "rule",
+    ),
+    BadSpec(
+        "reference-without-penalty",
+        RLVR,
+        {"spec.reference": _REFERENCE},
+        "spec.reference",
+        "reference must not be set while the objective's klCoefficient is 0: it would not be used",
+        "rule",
+    ),
+    BadSpec(
+        "reinforce-off-policy",
+        RLVR,
+        {"spec.objective": {"reinforce": {}}, "spec.rollout.updatesPerRollout": 2},
+        "spec.rollout.updatesPerRollout",
+        "rollout.updatesPerRollout must be 1 with the objective reinforce, which is strictly on-policy",
+        "rule",
+    ),
+    BadSpec(
+        "rewards-without-weight",
+        RLVR,
+        {"spec.rewards": _reward({"math": {}}, weight=0)},
+        "spec.rewards",
+        "rewards must have a weight other than 0: otherwise every total is 0 and nothing is learnt",
+        "rule",
+    ),
+    # rules of runtimes
+    BadSpec(
+        "variable-without-value",
+        RUNTIME,
+        {"spec.env": [{"name": "HF_HOME"}]},
+        "spec.env[0]",
+        "exactly one of value and secretKeyRef must be set",
+        "rule",
+    ),
+    BadSpec(
+        "variable-of-the-operator",
+        "ClusterTrainerRuntime",
+        {"spec.env": [{"name": "WORLD_SIZE", "value": "2"}]},
+        "spec.env[0].name",
+        "name must not be one of RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT "
+        "or start with PLUMBLINE_: the operator sets these",
+        "rule",
+    ),
+    # what only code can tell
+    BadSpec(
+        "pattern-that-does-not-compile",
+        RLVR,
+        {"spec.rewards": _reward({"regex": {"pattern": "("}})},
+        "spec.rewards[0].verifier.regex.pattern",
+        "'(' is not a regular expression: missing ), unterminated subpattern at position 0",
+        "code",
+    ),
+)
+
+
+def _fixed(name: str) -> str:
+    return f"{name} is fixed once the job is created; delete the job and create it anew to change it"
+
+
+BAD_UPDATES = (
+    BadUpdate("change-a-number", PREF, {"spec.training.steps": 20}, "spec.training", _fixed("training")),
+    BadUpdate("change-a-default", PREF, {"spec.training.seed": 1}, "spec.training", _fixed("training")),
+    BadUpdate("change-the-method", PREF, {"spec.objective": {"ipo": {}}}, "spec.objective", _fixed("objective")),
+    BadUpdate("change-the-data", RLVR, {"spec.data.train.source": _FILE}, "spec.data", _fixed("data")),
+    BadUpdate(
+        "change-a-reward",
+        RLVR,
+        {"spec.rewards.0.weight": 2},
+        "spec.rewards",
+        _fixed("rewards"),
+    ),
+    BadUpdate(
+        "add-a-reward",
+        RLVR,
+        {"spec.rewards": [_REWARD, {"name": "format", "verifier": {"regex": {"pattern": "x"}}}]},
+        "spec.rewards",
+        _fixed("rewards"),
+    ),
+    BadUpdate("add-an-optional-block", PREF, {"spec.peft": {"lora": {}}}, "spec.peft", _fixed("peft")),
+    BadUpdate(
+        "remove-an-optional-block",
+        PREF,
+        {"spec.reference": REMOVED},
+        "spec.reference",
+        _fixed("reference"),
+        before={"spec.reference": _REFERENCE},
+    ),
+    BadUpdate(
+        "change-an-optional-block",
+        PREF,
+        {"spec.peft.lora.rank": 8},
+        "spec.peft",
+        _fixed("peft"),
+        before={"spec.peft": {"lora": {}}},
+    ),
+    BadUpdate("change-the-size", PREF, {"spec.resources.replicas": 2}, "spec.resources", _fixed("resources")),
+    BadUpdate(
+        "change-the-runtime", RLVR, {"spec.runtimeRef.name": "torch-gpu"}, "spec.runtimeRef", _fixed("runtimeRef")
+    ),
+    BadUpdate(
+        "change-the-grace-period",
+        PREF,
+        {"spec.runPolicy.terminationGracePeriodSeconds": 60},
+        "spec.runPolicy.terminationGracePeriodSeconds",
+        _fixed("terminationGracePeriodSeconds"),
+    ),
+)
+
+GOOD_UPDATES: dict[str, tuple[str, Patch]] = {
+    "suspend": (PREF, {"spec.runPolicy.suspend": True}),
+    "set-a-deadline": (RLVR, {"spec.runPolicy.activeDeadlineSeconds": 3600}),
+    "set-a-time-to-live": (RLVR, {"spec.runPolicy.ttlSecondsAfterFinished": 60}),
+    "retry-more-often": (PREF, {"spec.runPolicy.backoffLimit": 9, "spec.runPolicy.backoff.maxSeconds": 30}),
+    "change-the-priority": (PREF, {"spec.scheduling.priorityClassName": "low"}),
+    "tolerate": (PREF, {"spec.scheduling.tolerations": [{"operator": "Exists"}]}),
+}

@@ -1,0 +1,100 @@
+"""Smallest valid objects of each kind, and the means to change them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from plumbline_api.base import ApiModel, Family
+from plumbline_api.methods.optimization import OptimizerChoice, PeftChoice, ScheduleChoice
+from plumbline_api.methods.policy import AdvantageChoice, PolicyObjectiveChoice
+from plumbline_api.methods.preference import PreferenceObjectiveChoice
+from plumbline_api.methods.verifiers import VerifierChoice
+from plumbline_api.preference_job import PreferenceJob
+from plumbline_api.rlvr_job import RLVRJob
+from plumbline_api.runtime import ClusterTrainerRuntime, TrainerRuntime
+from plumbline_api.sources import SourceChoice
+
+Document = dict[str, Any]
+
+MODELS: dict[str, type[ApiModel]] = {
+    model.__name__: model for model in (PreferenceJob, RLVRJob, TrainerRuntime, ClusterTrainerRuntime)
+}
+REMOVED = object()
+"""As the value of a patch: takes the field away."""
+
+_JOB_SPEC: Document = {
+    "runtimeRef": {"name": "torch-cpu"},
+    "model": {"source": {"volume": {"claimName": "models", "path": "tiny"}}},
+    "data": {"train": {"source": {"volume": {"claimName": "data", "path": "train.jsonl"}}}},
+    "training": {"steps": 10},
+    "output": {"volume": {"claimName": "results"}},
+}
+_RUNTIME_SPEC: Document = {"image": "registry.example/plumbline-trainer:0.1.0"}
+_SPECS: dict[str, Document] = {
+    "PreferenceJob": {**_JOB_SPEC, "objective": {"dpo": {}}},
+    "RLVRJob": {
+        **_JOB_SPEC,
+        "objective": {"grpo": {}},
+        "rewards": [{"name": "correct", "verifier": {"exactMatch": {}}}],
+    },
+    "TrainerRuntime": _RUNTIME_SPEC,
+    "ClusterTrainerRuntime": _RUNTIME_SPEC,
+}
+
+
+def valid(kind: str, patch: Mapping[str, Any] | None = None) -> Document:
+    """The smallest valid object of a kind, changed by a patch from dotted paths (numbers are indices) to values."""
+    document = {
+        "apiVersion": "plumbline.dev/v1alpha1",
+        "kind": kind,
+        "metadata": {"name": "example"},
+        "spec": copy.deepcopy(_SPECS[kind]),
+    }
+    for path, value in (patch or {}).items():
+        *parents, last = [int(part) if part.isdigit() else part for part in path.split(".")]
+        node: Any = document
+        for part in parents:
+            node = node[part] if isinstance(part, int) else node.setdefault(part, {})
+        if value is REMOVED:
+            node.pop(last, None)
+        else:
+            node[last] = copy.deepcopy(value)
+    return document
+
+
+_PYTHON = {"configMap": "rewards"}
+_PARAMETERS_WITHOUT_DEFAULT: dict[str, Document] = {
+    "regex": {"pattern": "^[0-9]+$"},
+    "python": _PYTHON,
+    "volume": {"claimName": "data", "path": "train.parquet"},
+    "configMap": {"name": "data", "key": "train.jsonl"},
+    "uri": {"uri": "s3://bucket/train.jsonl"},
+    "path": {"path": "/opt/train.jsonl"},
+}
+
+
+def _parameters(member: type[Family]) -> Document:
+    return _PARAMETERS_WITHOUT_DEFAULT.get(member.member_key, {})
+
+
+def every_method() -> dict[str, Document]:
+    """One object for each member of each family, with the member's defaults; keys name the test."""
+    places = (
+        ("PreferenceJob", "spec.objective", PreferenceObjectiveChoice),
+        ("RLVRJob", "spec.objective", PolicyObjectiveChoice),
+        ("RLVRJob", "spec.advantage", AdvantageChoice),
+        ("RLVRJob", "spec.rewards.0.verifier", VerifierChoice),
+        ("PreferenceJob", "spec.optimizer", OptimizerChoice),
+        ("PreferenceJob", "spec.schedule", ScheduleChoice),
+        ("PreferenceJob", "spec.peft", PeftChoice),
+        ("PreferenceJob", "spec.data.train.source", SourceChoice),
+    )
+    return {
+        f"{kind}.{path.removeprefix('spec.')}.{member.member_key}": valid(
+            kind, {path: {member.member_key: _parameters(member)}}
+        )
+        for kind, path, choice in places
+        for member in choice.family.members()
+    }
