@@ -15,7 +15,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from scripts.deployment import Cluster, CommandFailed, image_references, install_operator, stage_files  # noqa: E402
+from scripts.deployment import Cluster, CommandFailed, build_images, install_operator, stage_files, trainer_image  # noqa: E402
 
 NAMESPACE = "plumbline-demo"
 CLAIM = "plumbline-demo"
@@ -79,11 +79,11 @@ def report(job: dict[str, Any]) -> bool:
     return True
 
 
-def prepare_jobs(cluster: Cluster, tiny_model: Path, images: dict[str, str]) -> None:
+def prepare_jobs(cluster: Cluster, tiny_model: Path, images: dict[str, Any]) -> None:
     """A clean namespace's worth of inputs: earlier jobs gone, model and data on the claim."""
     cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
     cluster.kubectl("delete", WATCHED, "--all", "-n", NAMESPACE, "--wait=true")
-    stage_files(cluster, NAMESPACE, CLAIM, tiny_model, images["trainer"])
+    stage_files(cluster, NAMESPACE, CLAIM, tiny_model, trainer_image(images))
 
 
 def main() -> None:
@@ -107,7 +107,7 @@ def main() -> None:
     step(3, "cluster: a real Kubernetes (compiled once, some minutes the first time)", started)
     subprocess.run([sys.executable, "-m", "cluster", "up"], cwd=ROOT, check=True)
     step(4, "images: operator and trainer", started)
-    images = image_references()
+    images = build_images()
     step(5, "operator: helm install", started)
     cluster = Cluster.local()
     install_operator(cluster, images)

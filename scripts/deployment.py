@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,20 +63,27 @@ class Cluster:
         return run(tool("helm"), "--kubeconfig", self.kubeconfig, *arguments)
 
 
-def image_references() -> dict[str, str]:
-    """Builds both images if needed, makes the cluster know them, and returns their references by name."""
-    subprocess.run([sys.executable, str(ROOT / "images" / "build.py"), "all", "--load"], cwd=ROOT, check=True)
-    return json.loads(run(sys.executable, str(ROOT / "images" / "build.py"), "--print-tags"))
+def build_images() -> dict[str, Any]:
+    """Builds both images if needed, makes the cluster know them, and returns the chart's values that name them."""
+    builder = [sys.executable, str(ROOT / "images" / "build.py"), "all", "--load", "--print-tags"]
+    return json.loads(subprocess.run(builder, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
-def install_operator(cluster: Cluster, images: dict[str, str], **values: str) -> None:
+def trainer_image(images: dict[str, Any]) -> str:
+    """The reference of the trainer image."""
+    image = images["trainer"]["image"]
+    return f"{image['repository']}:{image['tag']}"
+
+
+def install_operator(cluster: Cluster, images: dict[str, Any]) -> None:
     """Installs or upgrades the chart and waits until the operator is ready."""
-    settings = {"image.reference": images["operator"], "trainerImage.reference": images["trainer"], **values}
-    overrides = [argument for name, value in settings.items() for argument in ("--set", f"{name}={value}")]
-    cluster.helm(
-        "upgrade", "--install", "plumbline", str(ROOT / "charts" / "plumbline"),
-        "--namespace", SYSTEM_NAMESPACE, "--create-namespace", "--wait", "--timeout", "180s", *overrides,
-    )  # fmt: skip
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as values:
+        json.dump(images, values)
+        values.flush()
+        cluster.helm(
+            "upgrade", "--install", "plumbline", str(ROOT / "charts" / "plumbline"), "--values", values.name,
+            "--namespace", SYSTEM_NAMESPACE, "--create-namespace", "--wait", "--timeout", "180s",
+        )  # fmt: skip
 
 
 def wait_until(description: str, condition: Any, seconds: float, interval: float = 0.5) -> Any:

@@ -1,6 +1,6 @@
 """Creates or refreshes the virtual environment `.venv` with the pinned requirements; a second run takes no time.
 
-`PLUMBLINE_TORCH_INDEX` names an extra package index for torch, such as PyTorch's own index of CPU wheels; without it
+`TORCH_INDEX_URL` names an extra package index for torch, such as PyTorch's own index of CPU wheels; without it
 pip takes what its configuration offers.
 """
 
@@ -53,7 +53,7 @@ def install() -> None:
     """Installs the project, its extras and its tools at the versions of `requirements/`."""
     pip = [str(ENVIRONMENT / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     constraints = [argument for path in sorted((ROOT / "requirements").glob("*.txt")) for argument in ("-c", str(path))]
-    index = os.environ.get("PLUMBLINE_TORCH_INDEX")
+    index = os.environ.get("TORCH_INDEX_URL")
     extra_index = ["--extra-index-url", index] if index else []
     subprocess.run([*pip, *extra_index, *constraints, "-e", f"{ROOT}[dev]"], check=True)
 

@@ -14,7 +14,15 @@ from typing import Any
 import pytest
 import yaml
 
-from scripts.deployment import ROOT, Cluster, image_references, install_operator, stage_files, wait_until
+from scripts.deployment import (
+    ROOT,
+    Cluster,
+    build_images,
+    install_operator,
+    stage_files,
+    trainer_image,
+    wait_until,
+)
 
 CLAIM = "plumbline-demo"
 Manifest = dict[str, Any]
@@ -30,13 +38,13 @@ def cluster() -> Cluster:
 
 
 @pytest.fixture(scope="session")
-def images(cluster: Cluster) -> dict[str, str]:
-    """References of the operator and trainer image, known to the cluster."""
-    return image_references()
+def images(cluster: Cluster) -> dict[str, Any]:
+    """The chart's values that name the images, which the cluster knows."""
+    return build_images()
 
 
 @pytest.fixture(scope="session")
-def installed(cluster: Cluster, images: dict[str, str]) -> Cluster:
+def installed(cluster: Cluster, images: dict[str, Any]) -> Cluster:
     """The cluster with the chart installed as a user would, the operator ready."""
     install_operator(cluster, images)
     return cluster
@@ -65,9 +73,9 @@ def namespace(installed: Cluster) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def staged(installed: Cluster, namespace: str, tiny_model: Path, images: dict[str, str]) -> str:
+def staged(installed: Cluster, namespace: str, tiny_model: Path, images: dict[str, Any]) -> str:
     """A namespace whose claim holds the tiny model and its data."""
-    stage_files(installed, namespace, CLAIM, tiny_model, images["trainer"])
+    stage_files(installed, namespace, CLAIM, tiny_model, trainer_image(images))
     return namespace
 
 
