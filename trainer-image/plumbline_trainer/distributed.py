@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -80,7 +80,7 @@ class Ranks:
                 return value
             box: list[Any] = [value]
             dist.broadcast_object_list(box, src=0, group=self._objects)
-            return box[0]  # type: ignore[no-any-return]
+            return cast(T, box[0])
 
     def sum_metrics(self, metrics: Metrics) -> dict[str, Metric]:
         """Metrics summed over ranks; a name may be missing on some of them."""
@@ -119,8 +119,9 @@ class Ranks:
         if self.stop.honoured:
             return
         self.stop.request()
-        with translated("agreeing on a stop"):
-            self._any_rank_stops()
+        if not self.alone:
+            with translated("agreeing on a stop"):
+                self._any_rank_stops()
         self.stop.honour()
 
     def close(self) -> None:
@@ -133,6 +134,10 @@ class Ranks:
 
     @contextmanager
     def _collective(self, doing: str) -> Iterator[None]:
+        if self.alone:
+            self.stop.raise_if_requested()
+            yield
+            return
         with translated(doing):
             if self._any_rank_stops():
                 self.stop.honour()
@@ -140,8 +145,6 @@ class Ranks:
             yield
 
     def _any_rank_stops(self) -> bool:
-        if self.alone:
-            return self.stop.pending
         if self.stop.honoured:
             return False
         flag = torch.tensor([int(self.stop.pending)])
@@ -190,7 +193,9 @@ def join(stop: StopRequest) -> Ranks:
         torch.cuda.set_device(device)
     if world_size == 1:
         return Ranks(stop, device)
-    backend = "nccl" if device.type == "cuda" and torch.cuda.device_count() > local_rank else "gloo"
+    # NCCL refuses two ranks on one GPU
+    own_gpu = device.type == "cuda" and torch.cuda.device_count() >= _number("LOCAL_WORLD_SIZE", 1)
+    backend = "nccl" if own_gpu else "gloo"
     with translated("joining the run"):
         dist.init_process_group(
             backend, store=_store(rank, world_size), rank=rank, world_size=world_size, timeout=COLLECTIVE_TIMEOUT
@@ -200,11 +205,14 @@ def join(stop: StopRequest) -> Ranks:
 
 def _store(rank: int, world_size: int) -> dist.Store:
     port = _number("MASTER_PORT")
+    address = os.environ.get("MASTER_ADDR")
+    if not address:
+        raise ConfigError("environment variable MASTER_ADDR must be set where WORLD_SIZE is above 1")
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         # torchrun's agent on the master machine serves the store already
-        return dist.TCPStore(os.environ["MASTER_ADDR"], port, world_size, is_master=False, timeout=RENDEZVOUS_TIMEOUT)
+        return dist.TCPStore(address, port, world_size, is_master=False, timeout=RENDEZVOUS_TIMEOUT)
     # Rank 0 reaches its own store over loopback: a service address in front of it need not route back to its own pod.
-    host = "127.0.0.1" if rank == 0 else os.environ["MASTER_ADDR"]
+    host = "127.0.0.1" if rank == 0 else address
     return dist.TCPStore(
         host, port, world_size, is_master=rank == 0, timeout=RENDEZVOUS_TIMEOUT, wait_for_workers=False
     )

@@ -84,6 +84,9 @@ class Task(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores `state_dict`, before the first `prepare`."""
 
+    def close(self) -> None:
+        """Ends what the task started, such as processes of verifiers; called once, also after a failure."""
+
 
 @dataclass(frozen=True)
 class InputReport:

@@ -1,0 +1,299 @@
+"""The only loop: prepare, micro-batches, sum over ranks, clip, update, evaluate, checkpoint, report.
+
+A loss is a share of a global sum, so shares of micro-batches and ranks are added and never rescaled. Everything that
+happens between two checkpoints follows from the state that the first one holds; what wall-clock time decides (when a
+checkpoint is written) changes no number.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from plumbline_api.running import Checkpoint, Evaluation
+from plumbline_api.status import CheckpointStatus
+from plumbline_trainer.checkpoint.store import CheckpointStore, Snapshot
+from plumbline_trainer.data.order import derive_seed
+from plumbline_trainer.distributed import Ranks
+from plumbline_trainer.failures import CheckpointUnreadable, ConfigError, Diverged, TrainerFailure
+from plumbline_trainer.optimization.update import ParameterUpdate
+from plumbline_trainer.reporting.console import Console
+from plumbline_trainer.reporting.metrics import Metric, merge
+from plumbline_trainer.reporting.status import EVALUATION_PREFIX, StatusBoard
+from plumbline_trainer.tasks.task import Batch, Task
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What of the configuration concerns the loop itself."""
+
+    seed: int
+    evaluation: Evaluation
+    checkpoint: Checkpoint
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    """What must be the same for a checkpoint to belong to this run: dotted field -> value."""
+
+
+@dataclass
+class History:
+    """What of the past is kept: the held-out metrics of the first and the last evaluation."""
+
+    evaluated_step: int = -1
+    first: dict[str, float] = field(default_factory=dict)
+    last: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Share:
+    """One rank's share of a step."""
+
+    loss: float
+    micro_batches: int
+    tokens: int
+    metrics: dict[str, Metric]
+    checkpoint_due: bool
+
+
+class TrainingLoop:
+    """Trains a task from its newest verified checkpoint, or from the start, to its last step.
+
+    `step` is the number of completed optimizer steps. `resume` and `train` may raise `StopRequested` at any time
+    between updates; `save` then still saves the last completed step.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        update: ParameterUpdate,
+        ranks: Ranks,
+        store: CheckpointStore,
+        plan: Plan,
+        board: StatusBoard,
+        console: Console,
+    ) -> None:
+        self._task = task
+        self._update = update
+        self._ranks = ranks
+        self._store = store
+        self._plan = plan
+        self._board = board
+        self._console = console
+        self.step = 0
+        self._task_state = task.state_dict()
+        self._history = History()
+        self._saved_step = 0
+        self._saved_at = time.monotonic()
+        self._save_due = False
+
+    @property
+    def has_unsaved_steps(self) -> bool:
+        """Whether steps were completed after the newest checkpoint."""
+        return self.step > self._saved_step
+
+    def resume(self) -> None:
+        """Restores the newest verified checkpoint, if there is one.
+
+        Raises `CheckpointUnreadable` where none of the existing ones verifies, `ConfigError` where it belongs to a
+        different run.
+        """
+        found: CheckpointStatus | TrainerFailure | None = None
+        if self._ranks.is_main:
+            try:
+                found = self._store.newest_verified()
+            except TrainerFailure as failure:
+                found = failure
+        found = self._ranks.broadcast(found)
+        if isinstance(found, TrainerFailure):
+            raise found
+        if found is not None:
+            self._restore(found)
+        self._board.begin(self.step, self._task.max_steps, self._task.score_name)
+
+    def train(self) -> None:
+        """Runs to the last step, its evaluation and its checkpoint."""
+        while True:
+            if self._evaluation_due():
+                self._evaluate()
+            if self._save_due or self.step == self._task.max_steps:
+                self.save()
+            if self.step == self._task.max_steps:
+                return
+            self._board.enter("training")
+            self._one_step()
+
+    def save(self) -> None:
+        """Saves the last completed step unless it is saved already; rank 0 writes, the others wait for its outcome.
+
+        Raises the failure of rank 0 on every rank.
+        """
+        self._save_due = False
+        outcome: CheckpointStatus | TrainerFailure | None = None
+        if self._ranks.is_main and self.has_unsaved_steps:
+            self._board.enter("checkpointing")
+            started = time.monotonic()
+            try:
+                outcome = self._store.save(self.step, self._snapshot())
+            except TrainerFailure as failure:
+                outcome = failure
+            else:
+                self._saved_step, self._saved_at = self.step, time.monotonic()
+                self._board.checkpointed(outcome, self._saved_at - started)
+                self._console.event(
+                    "checkpoint", f"saved step {self.step}", uri=outcome.uri, seconds=round(self._saved_at - started, 3)
+                )
+        outcome = self._ranks.broadcast(outcome)
+        if isinstance(outcome, TrainerFailure):
+            raise outcome
+        self._saved_step = self.step
+
+    def drop_unfinished_step(self) -> None:
+        """Forgets the gradients of a step that will not be completed."""
+        self._update.drop_gradients()
+
+    def _one_step(self) -> None:
+        started = time.monotonic()
+        self._ranks.stop.raise_if_requested()
+        batch = self._task.prepare(self.step)
+        prepared = time.monotonic()
+        share = self._accumulate(batch)
+        accumulated = time.monotonic()
+        metrics, tokens = self._apply(self._ranks.gather(share))
+        ended = time.monotonic()
+        phases = {
+            **batch.phase_seconds,
+            "prepare": prepared - started - sum(batch.phase_seconds.values()),
+            "forward_backward": accumulated - prepared,
+            "update": ended - accumulated,
+        }
+        self._board.step_done(self.step, ended - started, tokens, metrics, phases)
+        if self._ranks.is_main:
+            shown = {**metrics, "seconds": round(ended - started, 4), "tokens": float(tokens)}
+            self._console.step(self.step, self._task.max_steps, shown)
+
+    def _accumulate(self, batch: Batch) -> _Share:
+        """Runs the micro-batches of this rank; gradients add up in the parameters."""
+        loss = torch.zeros((), dtype=torch.float64)
+        parts = [batch.metrics]
+        for index, micro_batch in enumerate(batch.micro_batches):
+            self._ranks.stop.raise_if_requested()
+            torch.manual_seed(derive_seed(self._plan.seed, "dropout", self.step, self._ranks.rank, index))
+            share, metrics = self._task.loss(micro_batch)
+            share.backward()
+            loss = loss.to(share.device) + share.detach().double()
+            parts.append(metrics)
+        summed = {name: Metric(float(metric.total), float(metric.count)) for name, metric in merge(parts).items()}
+        return _Share(float(loss), len(batch.micro_batches), batch.tokens, summed, self._checkpoint_due())
+
+    def _apply(self, shares: list[_Share]) -> tuple[dict[str, float], int]:
+        """Completes the step from all ranks' shares: the step's metrics and its tokens."""
+        loss = sum(share.loss for share in shares)
+        if not math.isfinite(loss):
+            raise Diverged(f"step {self.step + 1}: the loss is {loss}; nothing was updated")
+        gradient_norm = 0.0
+        if any(share.micro_batches for share in shares):
+            self._ranks.sum_gradients(self._update.masters)
+            gradient_norm = self._update.gradient_norm()
+            self._update.apply(self.step, gradient_norm)
+        metrics = {
+            "loss": loss,
+            **{name: metric.value for name, metric in merge(share.metrics for share in shares).items()},
+            "gradient_norm": gradient_norm,
+            "learning_rate": self._update.learning_rate(self.step),
+        }
+        self.step += 1
+        self._task_state = self._task.state_dict()
+        self._save_due = shares[0].checkpoint_due
+        return metrics, sum(share.tokens for share in shares)
+
+    def _evaluation_due(self) -> bool:
+        if self._history.evaluated_step == self.step:
+            return False
+        evaluation = self._plan.evaluation
+        if self.step == 0:
+            return evaluation.at_start
+        if self.step == self._task.max_steps:
+            return True
+        return evaluation.every_steps is not None and self.step % evaluation.every_steps == 0
+
+    def _evaluate(self) -> None:
+        self._board.enter("evaluating")
+        started = time.monotonic()
+        self._ranks.stop.raise_if_requested()
+        metrics = self._task.evaluate()
+        first = self._history.first or metrics
+        self._history = History(self.step, first, metrics)
+        if not metrics:
+            return
+        self._board.evaluated(metrics, first)
+        if self._ranks.is_main:
+            self._console.event(
+                "evaluation",
+                f"step {self.step}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()),
+                step=self.step,
+                seconds=round(time.monotonic() - started, 3),
+                **{EVALUATION_PREFIX + name: value for name, value in metrics.items()},
+            )
+
+    def _checkpoint_due(self) -> bool:
+        """Whether a checkpoint follows the present step. Rank 0's answer counts: clocks differ."""
+        policy = self._plan.checkpoint
+        by_steps = policy.every_steps is not None and (self.step + 1) % policy.every_steps == 0
+        elapsed = time.monotonic() - self._saved_at
+        return by_steps or (policy.every_seconds > 0 and elapsed >= policy.every_seconds)
+
+    def _snapshot(self) -> Snapshot:
+        state = {
+            "step": self.step,
+            "identity": dict(self._plan.identity),
+            "task": self._task_state,
+            "evaluation": {
+                "step": self._history.evaluated_step,
+                "first": self._history.first,
+                "last": self._history.last,
+            },
+        }
+        return Snapshot(
+            self._update.parameter_tensors(), self._update.optimizer_tensors(), self._update.optimizer_values(), state
+        )
+
+    def _restore(self, checkpoint: CheckpointStatus) -> None:
+        snapshot = self._store.load(checkpoint.step)
+        _refuse_other_run(checkpoint.uri, snapshot.state.get("identity", {}), self._plan.identity)
+        try:
+            self._update.load(snapshot.parameters, snapshot.optimizer_tensors, snapshot.optimizer_values)
+            evaluation = snapshot.state["evaluation"]
+            self._history = History(evaluation["step"], evaluation["first"], evaluation["last"])
+            self._task_state = snapshot.state["task"]
+            self.step = self._saved_step = snapshot.state["step"]
+        except (KeyError, ValueError) as error:
+            raise CheckpointUnreadable(f"checkpoint {checkpoint.uri} does not fit this model: {error}") from error
+        self._task.load_state_dict(self._task_state)
+        self._board.checkpointed(checkpoint)
+        if self._history.last:
+            self._board.evaluated(self._history.last, self._history.first)
+        if self._ranks.is_main:
+            self._console.event("resume", f"continuing after step {self.step}", uri=checkpoint.uri)
+
+
+def _refuse_other_run(uri: str, stored: Mapping[str, Any], present: Mapping[str, Any]) -> None:
+    """Raises `ConfigError` naming the fields in which a checkpoint's run differs from the present one."""
+    absent = object()
+    differing = sorted(
+        name for name in stored.keys() | present.keys() if stored.get(name, absent) != present.get(name, absent)
+    )
+    if not differing:
+        return
+    details = "; ".join(
+        f"{name} was {stored.get(name, 'not set')!r} and is now {present.get(name, 'not set')!r}"
+        for name in differing[:5]
+    )
+    more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
+    raise ConfigError(
+        f"checkpoint {uri} belongs to a different run: {details}{more}. "
+        "Restore the configuration, or choose another folder for checkpoints to start over"
+    )

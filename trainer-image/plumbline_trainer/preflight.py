@@ -1,0 +1,84 @@
+"""Everything that can be refused before a GPU is held, in seconds."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import torch
+
+from plumbline_api.contract import TrainerConfig
+from plumbline_trainer.export import RECORD_NAME
+from plumbline_trainer.failures import ConfigError, InfrastructureError, ModelError
+from plumbline_trainer.memory import MemoryEstimate, estimate, host_limit
+from plumbline_trainer.modeling.loading import check_directory, load_configuration, resolve_directory, select_dtype
+from plumbline_trainer.tasks.build import check_inputs
+from plumbline_trainer.tasks.task import InputReport
+
+
+def preflight(config: TrainerConfig) -> InputReport:
+    """Checks model, data, reward code, folders and memory; touches no GPU.
+
+    Raises `ModelError`, `DataError`, `RewardFunctionError` or `ConfigError` for what cannot work; what may work comes
+    back as warnings.
+    """
+    directory = resolve_directory(config.paths.model)
+    check_directory(directory)
+    if config.paths.reference is not None:
+        check_directory(resolve_directory(config.paths.reference))
+    _check_folder(config.paths.output, "output")
+    _check_folder(config.paths.checkpoints, "checkpoints")
+    report = check_inputs(config)
+    warnings = [*report.warnings, *_foreign_model(Path(config.paths.output)), *_check_memory(config, directory)]
+    return dataclasses.replace(report, warnings=warnings)
+
+
+def _check_folder(location: str, what: str) -> None:
+    """Makes the folder and tries to write there: a read-only volume should not be found out at the first save."""
+    folder = Path(location)
+    probe = folder / ".plumbline-preflight"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+        probe.unlink()
+    except NotADirectoryError:
+        raise ConfigError(f"the folder for {what}, {location}, is or passes through a file") from None
+    except FileExistsError:
+        raise ConfigError(f"the folder for {what}, {location}, is a file") from None
+    except OSError as error:
+        raise InfrastructureError(f"the folder for {what}, {location}, cannot be written: {error.strerror}") from None
+
+
+def _foreign_model(output: Path) -> list[str]:
+    if (output / "config.json").exists() and not (output / RECORD_NAME).exists():
+        return [f"{output} holds a model that no job wrote; files of the same name will be replaced, others will stay"]
+    return []
+
+
+def _check_memory(config: TrainerConfig, directory: Path) -> list[str]:
+    """Compares the estimate with this machine. Where the job uses GPUs, their memory is not known here."""
+    needed = _needed(config, directory)
+    limit = host_limit()
+    if needed is None or limit is None or config.spec.resources.gpus:
+        return []
+    if needed.state > limit:
+        raise ModelError(
+            f"training this model needs about {needed.describe()} and only {limit / 2**30:.1f} GiB are there; "
+            "use peft.lora, a smaller model or more memory"
+        )
+    if needed.total > limit:
+        return [
+            f"training may need {needed.describe()} for a single row of full length, and {limit / 2**30:.1f} GiB are "
+            "there; lower the token limits or set training.activationCheckpointing"
+        ]
+    return []
+
+
+def _needed(config: TrainerConfig, directory: Path) -> MemoryEstimate | None:
+    spec = config.spec
+    try:
+        dtype = select_dtype(spec.model.dtype, torch.device("cpu"))
+        return estimate(load_configuration(directory), spec, dtype, copies=2 if config.paths.reference else 1)
+    except (ValueError, AttributeError):
+        # an estimate is a courtesy: an architecture it does not know is no reason to refuse the job
+        return None

@@ -1,0 +1,176 @@
+"""What the run says about itself: written by the training thread, read by the HTTP server at any time."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import threading
+from collections import deque
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from plumbline_api.contract import StatusReport
+from plumbline_api.status import CheckpointStatus, Inputs, MetricValue
+
+State = Literal["starting", "evaluating", "training", "checkpointing", "exporting", "stopping", "done"]
+
+EVALUATION_PREFIX = "evaluation/"
+"""Before the names of held-out metrics, which may be measured on training rows under the same name."""
+
+MAX_METRICS = 64
+MAX_WARNINGS = 16
+STEPS_REMEMBERED = 32
+"""Steps over which duration and throughput are taken."""
+
+
+class StatusBoard:
+    """The run's status. Every method is safe from any thread and none waits for anything but its siblings."""
+
+    def __init__(self, uid: str = "", attempt: int = 1) -> None:
+        self._lock = threading.Lock()
+        self._uid = uid
+        self._attempt = attempt
+        self._state: State = "starting"
+        self._step = 0
+        self._max_steps = 0
+        self._from_step = 0
+        self._seconds: deque[float] = deque(maxlen=STEPS_REMEMBERED)
+        self._tokens: deque[int] = deque(maxlen=STEPS_REMEMBERED)
+        self._tokens_total = 0
+        self._last_step_time: datetime | None = None
+        self._phase_seconds: dict[str, float] = {}
+        self._training: dict[str, float] = {}
+        self._first_evaluation: dict[str, float] = {}
+        self._evaluation: dict[str, float] = {}
+        self._score_name = ""
+        self._checkpoint: CheckpointStatus | None = None
+        self._checkpoint_seconds = 0.0
+        self._inputs: Inputs | None = None
+        self._warnings: list[str] = []
+
+    def enter(self, state: State) -> None:
+        """The trainer starts doing something else."""
+        with self._lock:
+            self._state = state
+
+    @property
+    def state(self) -> State:
+        with self._lock:
+            return self._state
+
+    def begin(self, step: int, max_steps: int, score_name: str) -> None:
+        """The run starts at `step` of `max_steps`; `score_name` is the metric that stands for it."""
+        with self._lock:
+            self._step = self._from_step = step
+            self._max_steps = max_steps
+            self._score_name = score_name
+
+    def step_done(
+        self, step: int, seconds: float, tokens: int, metrics: Mapping[str, float], phases: Mapping[str, float]
+    ) -> None:
+        """Optimizer step number `step` (from 1) took `seconds` and processed `tokens` over all ranks."""
+        with self._lock:
+            self._step = step
+            self._seconds.append(seconds)
+            self._tokens.append(tokens)
+            self._tokens_total += tokens
+            self._last_step_time = datetime.now(UTC)
+            self._phase_seconds = dict(phases)
+            self._training = dict(metrics)
+
+    def evaluated(self, metrics: Mapping[str, float], first: Mapping[str, float]) -> None:
+        """Held-out metrics, and what they were in the run's first evaluation."""
+        with self._lock:
+            self._evaluation = dict(metrics)
+            self._first_evaluation = dict(first)
+
+    def checkpointed(self, checkpoint: CheckpointStatus, seconds: float = 0.0) -> None:
+        """A verified checkpoint exists; writing it took `seconds`."""
+        with self._lock:
+            self._checkpoint = checkpoint
+            self._checkpoint_seconds = seconds
+
+    def read_inputs(self, inputs: Inputs) -> None:
+        """The digests of what the run reads."""
+        with self._lock:
+            self._inputs = inputs
+
+    def warn(self, text: str) -> None:
+        """Something the user should know; the first ones are kept."""
+        with self._lock:
+            if text not in self._warnings and len(self._warnings) < MAX_WARNINGS:
+                self._warnings.append(text)
+
+    def metric_values(self) -> dict[str, float]:
+        """The last finite metrics by name, held-out ones under `evaluation/`."""
+        with self._lock:
+            return {metric.name: metric.value for metric in self._metrics()}
+
+    def report(self) -> StatusReport:
+        """The body of `/v1/status`."""
+        with self._lock:
+            step_seconds = statistics.median(self._seconds) if self._seconds else None
+            elapsed = sum(self._seconds)
+            return StatusReport(
+                uid=self._uid,
+                attempt=self._attempt,
+                state=self._state,
+                step=self._step,
+                max_steps=self._max_steps,
+                from_step=self._from_step,
+                eta_seconds=(
+                    round(step_seconds * (self._max_steps - self._step), 3) if step_seconds is not None else None
+                ),
+                tokens_per_second=round(sum(self._tokens) / elapsed, 3) if elapsed > 0 else None,
+                step_seconds=step_seconds,
+                last_step_time=self._last_step_time,
+                phase_seconds=self._phase_seconds,
+                metrics=self._metrics(),
+                score=self._score(),
+                checkpoint=self._checkpoint,
+                inputs=self._inputs,
+                warnings=list(self._warnings),
+            )
+
+    def counters(self) -> dict[str, float]:
+        """What only the metrics endpoint shows."""
+        with self._lock:
+            return {"tokens_total": self._tokens_total, "checkpoint_seconds": self._checkpoint_seconds}
+
+    def termination_fields(self) -> dict[str, Any]:
+        """The fields of the last words that the board knows."""
+        report = self.report()
+        return {
+            "step": report.step,
+            "max_steps": report.max_steps,
+            "score": report.score,
+            "metrics": report.metrics,
+            "checkpoint": report.checkpoint,
+            "inputs": report.inputs,
+        }
+
+    def _metrics(self) -> list[MetricValue]:
+        held_out = [
+            MetricValue(name=EVALUATION_PREFIX + name, value=value, first=_finite(self._first_evaluation.get(name)))
+            for name, value in self._evaluation.items()
+            if math.isfinite(value)
+        ]
+        training = [
+            MetricValue(name=name, value=value, first=None)
+            for name, value in self._training.items()
+            if math.isfinite(value)
+        ]
+        return (held_out + training)[:MAX_METRICS]
+
+    def _score(self) -> MetricValue | None:
+        """The held-out score; without held-out rows the training metric of that name, or else the loss."""
+        by_name = {metric.name: metric for metric in self._metrics()}
+        for name in (EVALUATION_PREFIX + self._score_name, self._score_name, "loss"):
+            if name in by_name:
+                return by_name[name]
+        return None
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

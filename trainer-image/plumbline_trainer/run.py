@@ -1,0 +1,270 @@
+"""One run from its configuration to its exit code and last words."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.utils.logging import disable_progress_bar
+
+from plumbline_api.conditions import Reason
+from plumbline_api.contract import ATTEMPT_VARIABLE, EXIT_REASONS, ExitCode, TrainerConfig
+from plumbline_api.status import Inputs, OutputStatus
+from plumbline_trainer.checkpoint.store import CheckpointStore
+from plumbline_trainer.configuration import identity_of, load_config
+from plumbline_trainer.distributed import Ranks, join
+from plumbline_trainer.export import export
+from plumbline_trainer.failures import DiskFull, GpuOutOfMemory, TrainerFailure
+from plumbline_trainer.inputs import digest_inputs
+from plumbline_trainer.loop import Plan, TrainingLoop
+from plumbline_trainer.optimization.update import ParameterUpdate
+from plumbline_trainer.preflight import preflight
+from plumbline_trainer.reporting import termination
+from plumbline_trainer.reporting.console import Console, SilentConsole, open_console
+from plumbline_trainer.reporting.server import StatusServer
+from plumbline_trainer.reporting.status import StatusBoard
+from plumbline_trainer.stopping import StopRequest, StopRequested
+from plumbline_trainer.tasks.build import build_task
+from plumbline_trainer.tasks.task import Task
+
+Builder = Callable[[TrainerConfig, Ranks, StopRequest], Task]
+"""Configuration -> task; `tasks.build.build_task` for every job."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line."""
+
+    config: Path
+    preflight: bool
+    port: int
+    termination_log: Path
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a run ended."""
+
+    exit_code: ExitCode
+    reason: Reason
+    message: str
+    output: OutputStatus | None = None
+    unexpected: str = ""
+    """Traceback of an error that the trainer does not know."""
+
+
+@dataclass
+class Run:
+    """What is alive during a run, so that every ending finds it."""
+
+    options: Options
+    stop: StopRequest
+    build: Builder
+    board: StatusBoard = field(default_factory=StatusBoard)
+    console: Console = field(default_factory=SilentConsole)
+    ranks: Ranks | None = None
+    server: StatusServer | None = None
+    task: Task | None = None
+    loop: TrainingLoop | None = None
+
+    def warn(self, text: str) -> None:
+        """Shows a warning in the log and in the status report."""
+        self.board.warn(text)
+        self.console.event("warning", text)
+
+
+def run(options: Options, stop: StopRequest, build: Builder = build_task) -> int:
+    """Runs the job, or its pre-flight, and returns the exit code; the last words are written by then."""
+    disable_progress_bar()  # the standard output and error belong to the run's own lines
+    state = Run(options, stop, build)
+    ending = _attempt(state)
+    if ending.exit_code == ExitCode.DONE:
+        state.board.enter("done")
+    state.console.event("end", ending.message, reason=ending.reason.value, exitCode=int(ending.exit_code))
+    state.console.close()
+    _say(ending)
+    message = termination.compose(
+        ending.reason.value, ending.message, output=ending.output, **state.board.termination_fields()
+    )
+    termination.write(message, options.termination_log)
+    _release(state)
+    return int(ending.exit_code)
+
+
+def _attempt(state: Run) -> Ending:
+    try:
+        return _preflight(state) if state.options.preflight else _train(state)
+    except StopRequested:
+        return _stop(state)
+    except TrainerFailure as failure:
+        return Ending(failure.exit_code, failure.reason, str(failure))
+    except torch.OutOfMemoryError as error:
+        exhausted = GpuOutOfMemory(
+            f"GPU memory is exhausted: {_first_line(error)} "
+            "Lower training.microBatchSize or the token limits, or set training.activationCheckpointing"
+        )
+        return Ending(exhausted.exit_code, exhausted.reason, str(exhausted))
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            full = DiskFull(f"a volume is full: {error}")
+            return Ending(full.exit_code, full.reason, str(full))
+        code = ExitCode.TRAINER_BUG
+        text = f"unexpected {type(error).__name__}: {_first_line(error)}"
+        return Ending(code, EXIT_REASONS[code], text, unexpected=traceback.format_exc())
+
+
+def _preflight(state: Run) -> Ending:
+    state.console = open_console()
+    config = load_config(state.options.config)
+    report = preflight(config)
+    for warning in report.warnings:
+        state.warn(warning)
+    text = f"pre-flight passed: {report.training_rows} training rows, {report.evaluation_rows} held-out rows"
+    return Ending(ExitCode.DONE, Reason.COMPLETED, text)
+
+
+def _train(state: Run) -> Ending:
+    config = load_config(state.options.config)
+    state.board = StatusBoard(config.uid, _attempt_number())
+    if int(os.environ.get("RANK", "0")) == 0:
+        state.console = open_console()
+    _serve(state)
+    ranks = state.ranks = join(state.stop)
+    _make_deterministic(ranks)
+    state.console.event(
+        "start",
+        f"{config.kind} {config.name}: {config.spec.objective.key}",
+        ranks=ranks.world_size,
+        device=str(ranks.device),
+        threads=torch.get_num_threads(),
+    )
+    inputs = _digest_inputs(config, ranks)
+    state.board.read_inputs(inputs)
+    task = state.task = state.build(config, ranks, state.stop)
+    loop = state.loop = _build_loop(state, config, inputs, ranks, task)
+    loop.resume()
+    loop.train()
+    state.board.enter("exporting")
+    output = _export(state, config, inputs, ranks, task)
+    text = f"{task.max_steps} steps done; the model is in {output.uri}"
+    return Ending(ExitCode.DONE, Reason.COMPLETED, text, output)
+
+
+def _build_loop(state: Run, config: TrainerConfig, inputs: Inputs, ranks: Ranks, task: Task) -> TrainingLoop:
+    spec = config.spec
+    ranks.copy_from_main(parameter for parameter in task.model.parameters() if parameter.requires_grad)
+    update = ParameterUpdate(
+        task.model, spec.optimizer.value, spec.schedule.value, task.max_steps, spec.training.gradient_clip
+    )
+    store = CheckpointStore(
+        Path(config.paths.checkpoints), spec.checkpoint.keep, config.paths.checkpoints_uri, state.warn
+    )
+    identity = identity_of(config, {"model": inputs.model, "data": inputs.data, "rewards": inputs.rewards})
+    plan = Plan(spec.training.seed, spec.evaluation, spec.checkpoint, identity)
+    return TrainingLoop(task, update, ranks, store, plan, state.board, state.console)
+
+
+def _export(state: Run, config: TrainerConfig, inputs: Inputs, ranks: Ranks, task: Task) -> OutputStatus:
+    outcome: OutputStatus | TrainerFailure | None = None
+    if ranks.is_main:
+        try:
+            outcome = export(task, config, task.max_steps, inputs, state.board.report().metrics, state.stop)
+        except TrainerFailure as failure:
+            outcome = failure
+    outcome = ranks.broadcast(outcome)
+    if isinstance(outcome, TrainerFailure):
+        raise outcome
+    assert outcome is not None
+    return outcome
+
+
+def _stop(state: Run) -> Ending:
+    """Ends on request: nothing is lost but the step in flight."""
+    state.board.enter("stopping")
+    signal_name = state.stop.signal_name or "a stop request"
+    try:
+        if state.ranks is not None:
+            state.ranks.announce_stop()
+        if state.loop is None or not state.loop.has_unsaved_steps:
+            done = state.loop.step if state.loop else 0
+            text = f"stopped by {signal_name}; nothing was done since step {done}"
+            return _ended_by_stop(ExitCode.STOPPED_SAVED, text)
+        state.loop.drop_unfinished_step()
+        state.loop.save()
+    except Exception as error:
+        text = f"stopped by {signal_name}; the checkpoint could not be saved: {error}"
+        known = isinstance(error, TrainerFailure)
+        return _ended_by_stop(ExitCode.STOPPED_NOT_SAVED, text, "" if known else traceback.format_exc())
+    return _ended_by_stop(ExitCode.STOPPED_SAVED, f"stopped by {signal_name}; step {state.loop.step} is saved")
+
+
+def _ended_by_stop(code: ExitCode, text: str, unexpected: str = "") -> Ending:
+    return Ending(code, EXIT_REASONS[code], text, unexpected=unexpected)
+
+
+def _digest_inputs(config: TrainerConfig, ranks: Ranks) -> Inputs:
+    outcome: Inputs | TrainerFailure | None = None
+    if ranks.is_main:
+        try:
+            outcome = digest_inputs(config.paths)
+        except TrainerFailure as failure:
+            outcome = failure
+    outcome = ranks.broadcast(outcome)
+    if isinstance(outcome, TrainerFailure):
+        raise outcome
+    assert outcome is not None
+    return outcome
+
+
+def _serve(state: Run) -> None:
+    """Opens the port, once on each machine. A run without a cluster goes on where it is taken."""
+    if int(os.environ.get("LOCAL_RANK", "0")) != 0:
+        return
+    try:
+        state.server = StatusServer(state.board, state.options.port)
+    except OSError as error:
+        state.warn(f"port {state.options.port} cannot be opened ({error.strerror}): no status and metrics over HTTP")
+        return
+    state.console.event("listening", f"status and metrics on port {state.server.port}", port=state.server.port)
+
+
+def _make_deterministic(ranks: Ranks) -> None:
+    """On the CPU every kernel is deterministic at a given number of threads. GPU kernels are left fast."""
+    if ranks.device.type == "cpu":
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def _attempt_number() -> int:
+    text = os.environ.get(ATTEMPT_VARIABLE, "1")
+    return int(text) if text.isdigit() else 1
+
+
+def _say(ending: Ending) -> None:
+    if ending.unexpected:
+        print(ending.unexpected, file=sys.stderr)
+    if ending.exit_code != ExitCode.DONE:
+        print(f"plumbline-trainer: {ending.reason.value}: {ending.message}", file=sys.stderr, flush=True)
+
+
+def _release(state: Run) -> None:
+    """Ends processes, port and group. What goes wrong here cannot change how the run ended."""
+    for holder in (state.task, state.server, state.ranks):
+        closing: Any = holder
+        if closing is not None:
+            try:
+                closing.close()
+            except Exception:
+                traceback.print_exc()
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else ""
