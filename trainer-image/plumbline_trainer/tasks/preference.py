@@ -223,6 +223,9 @@ class PreferenceTask:
                 f"it had {state.get('rows')} ({state.get('data')}); restore the file or start a new job"
             )
 
+    def close(self) -> None:
+        """Nothing was started."""
+
     def _parts(self) -> Iterator[ScoredData]:
         yield self.train
         if self.evaluation is not None:
