@@ -69,7 +69,7 @@ async def _write_status(api: Api, key: JobKey, job: Mapping[str, Any], step: Wri
             "uid": metadata["uid"],
             "resourceVersion": metadata["resourceVersion"],
         },
-        "status": step.status.to_document(),
+        "status": without_empty_text(step.status.to_document()),
     }
     try:
         await api.apply_status(key.resource, manifest)
@@ -77,6 +77,15 @@ async def _write_status(api: Api, key: JobKey, job: Mapping[str, Any], step: Wri
         if error.code in (404, 409):
             raise JobChanged(str(error)) from error
         raise
+
+
+def without_empty_text(value: Any) -> Any:
+    """The document without empty strings: server-side apply before Kubernetes 1.21 stores them as null."""
+    if isinstance(value, Mapping):
+        return {name: without_empty_text(part) for name, part in value.items() if part != ""}
+    if isinstance(value, list):
+        return [without_empty_text(part) for part in value]
+    return value
 
 
 async def _post_event(api: Api, key: JobKey, job: Mapping[str, Any], event: PostEvent) -> None:

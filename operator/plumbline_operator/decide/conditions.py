@@ -31,6 +31,9 @@ _NORMAL = frozenset(
 )
 
 
+_VERDICTS = frozenset({ConditionType.COMPLETE, ConditionType.FAILED, ConditionType.SUSPENDED})
+
+
 def condition_of(status: JobStatus, type_: ConditionType) -> Condition | None:
     return next((condition for condition in status.conditions if condition.type == type_), None)
 
@@ -80,7 +83,8 @@ def transition_events(old: JobStatus, new: JobStatus) -> list[PostEvent]:
     """
     events: list[PostEvent] = []
     told: set[str] = set()
-    for condition in new.conditions:
+    # A verdict is told in its own words, not in those of a condition that follows from it.
+    for condition in sorted(new.conditions, key=lambda condition: condition.type not in _VERDICTS):
         before = condition_of(old, ConditionType(condition.type))
         if before is not None and (before.status, before.reason) == (condition.status, condition.reason):
             continue
