@@ -114,6 +114,10 @@ class Node:
         self._ctr("images", "import", *names, str(archive))
         return True
 
+    def remove_image(self, name: str) -> None:
+        """Remove an image's name; its data goes with the last name."""
+        self._ctr("images", "rm", normalised(name))
+
     def _names(self, name: str, identity: str, known: list[str]) -> bool:
         """Whether an image name stands for the image with this id."""
         if name not in known:

@@ -148,9 +148,12 @@ def test_image_is_loaded_once(cluster: BareCluster) -> None:
     archive = cluster.directory / "images/busybox.tar"
     name = f"k8s.local/copy:{uuid.uuid4().hex[:8]}"
     node = cluster.nodes[0]
-    assert node.load_image(archive, name)
-    assert not node.load_image(archive, name)
-    assert not node.load_image(archive)
+    try:
+        assert node.load_image(archive, name)
+        assert not node.load_image(archive, name)
+        assert not node.load_image(archive)
+    finally:
+        node.remove_image(name)
 
 
 @pytest.mark.slow
