@@ -17,7 +17,7 @@ import yaml
 from kubernetes.client import ApiException
 
 from cluster.control_plane import ControlPlane
-from cluster.crd_server import ModernCRDServer
+from cluster.crd_server import ModernCRDServer, build, cached
 from tests.api.bad_specs import BAD_SPECS, BAD_UPDATES, GOOD_UPDATES, BadSpec, BadUpdate
 from tests.api.live_server import GROUP, VERSION, LiveServer, refusal
 from tests.api.valid_specs import MODELS, Document, every_method, valid
@@ -95,6 +95,8 @@ def _bad_update(server: LiveServer, case: BadUpdate) -> Iterator[str]:
 
 
 def main() -> int:
+    if cached() is None:
+        build()
     started = time.monotonic()
     with (
         tempfile.TemporaryDirectory(prefix="plumbline-crds-") as directory,

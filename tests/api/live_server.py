@@ -36,14 +36,6 @@ class LiveServer:
         for manifest in manifests:
             self._wait_established(manifest["metadata"]["name"])
 
-    def definition(self, kind: str) -> Document:
-        """A definition as the server stores it."""
-        name = f"{self._plurals[kind][0]}.{GROUP}"
-        stored = self._objects.get_cluster_custom_object(
-            "apiextensions.k8s.io", "v1", "customresourcedefinitions", name
-        )
-        return dict(stored)
-
     def create(self, document: Document, **options: Any) -> Document:
         """Creates an object; `dry_run="All"` only asks whether the server would."""
         plural, namespaced = self._plurals[document["kind"]]
@@ -67,6 +59,25 @@ class LiveServer:
         """Deletes an object of a namespace."""
         plural, _ = self._plurals[document["kind"]]
         self._objects.delete_namespaced_custom_object(GROUP, VERSION, NAMESPACE, plural, document["metadata"]["name"])
+
+    def write_status(self, document: Document, status: Document) -> None:
+        """Merges a status into a stored object through the status subresource."""
+        plural, _ = self._plurals[document["kind"]]
+        self._objects.patch_namespaced_custom_object_status(
+            GROUP, VERSION, NAMESPACE, plural, document["metadata"]["name"], {"status": status}
+        )
+
+    def columns(self, document: Document) -> tuple[Document, Document]:
+        """What `kubectl get` shows of a stored object, and what only `-o wide` adds: cells by column name."""
+        plural, _ = self._plurals[document["kind"]]
+        name = document["metadata"]["name"]
+        as_table = {"Accept": "application/json;as=Table;v=v1;g=meta.k8s.io"}
+        table: Any = self._objects.get_namespaced_custom_object(
+            GROUP, VERSION, NAMESPACE, plural, name, _headers=as_table
+        )
+        cells = list(zip(table["columnDefinitions"], table["rows"][0]["cells"], strict=True))
+        shown = {column["name"]: cell for column, cell in cells if not column["priority"]}
+        return shown, {column["name"]: cell for column, cell in cells if column["priority"]}
 
     def _wait_established(self, name: str) -> None:
         deadline = time.monotonic() + _DEADLINE_SECONDS
