@@ -289,7 +289,9 @@ class _Generation:
         kept = np.flatnonzero(~self._ended)
         index = torch.from_numpy(kept).to(self._device)
         self._rows, self._produced, self._ended = self._rows[kept], self._produced[kept], self._ended[kept]
-        self._draws, self._next = self._draws[index], self._next[index]
+        self._next = self._next[index]
+        if self._sampling is not None:
+            self._draws = self._draws[index]
         self._starts = self._starts[index]
         if not len(kept):
             self._cache = None

@@ -1,0 +1,466 @@
+"""The steps of an RLVR job: prompts in, completions, rewards, advantages, loss."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from plumbline_api.contract import TrainerConfig
+from plumbline_api.rlvr_job import RLVRJobSpec
+from plumbline_trainer.advantages import advantages
+from plumbline_trainer.data.batches import (
+    SequenceBatch,
+    TokenSequence,
+    default_token_budget,
+    micro_batches,
+    pad_sequences,
+)
+from plumbline_trainer.data.order import DataOrder
+from plumbline_trainer.data.rendering import Renderer
+from plumbline_trainer.distributed import Ranks
+from plumbline_trainer.failures import CheckpointUnreadable, DataError
+from plumbline_trainer.modeling.adapters import add_lora
+from plumbline_trainer.modeling.loading import load_configuration, load_policy, load_tokenizer, resolve_directory
+from plumbline_trainer.modeling.logprobs import CompletionLogprobs, causal_model, check_head, completion_logprobs
+from plumbline_trainer.modeling.reference import Reference, open_reference
+from plumbline_trainer.objectives import policy  # registers the objectives
+from plumbline_trainer.objectives.registry import implementation_of
+from plumbline_trainer.reporting.metrics import Metric
+from plumbline_trainer.rewards.pool import VerifierPool
+from plumbline_trainer.rewards.rehearsal import rehearse
+from plumbline_trainer.rewards.scoring import Sample, Scorer, Scores, check_error_shares
+from plumbline_trainer.rollout.cache import RowCache
+from plumbline_trainer.rollout.engine import Completion, Engine, Limits, Request
+from plumbline_trainer.rollout.experience import Experience, Rollout, decode_rollout, encode_rollout, padded
+from plumbline_trainer.rollout.sampling import Stream
+from plumbline_trainer.stopping import StopRequest
+from plumbline_trainer.tasks.rlvr_data import PromptData, load_prompts
+from plumbline_trainer.tasks.task import InputReport
+
+PREFLIGHT_ROWS = 2000
+"""Rows of each file that pre-flight renders; all rows are checked for their shape, and rendered at the start."""
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """B completions of one step in one forward pass; log-probabilities are [B, T], padded with 0."""
+
+    sequences: SequenceBatch
+    advantages: Tensor
+    """[B] float32."""
+
+    sampled_logprobs: Tensor | None
+    """As the sampler computed them; only where the policy is still the one that sampled."""
+
+    old_logprobs: Tensor | None
+    """Under the policy that sampled; None where that is the present one."""
+
+    reference_logprobs: Tensor | None
+    counts: policy.StepCounts
+
+
+@dataclass(frozen=True)
+class RLVRBatch:
+    """One optimizer step's work of this rank."""
+
+    micro_batches: Sequence[MicroBatch]
+    tokens: int
+    metrics: dict[str, Metric] = field(default_factory=dict)
+    phase_seconds: dict[str, float] = field(default_factory=dict)
+
+
+class RLVRTask:
+    """Implements `tasks.task.Task` for every policy objective.
+
+    Rollout r is made of the prompts of position r in the data's order and serves `rollout.updatesPerRollout`
+    consecutive steps. In the first of them the policy is the one that sampled, so old log-probabilities are the
+    present ones, detached, and every importance ratio is exactly 1 without a second forward pass. Later updates need
+    the old ones as numbers: they are then computed once, by the trainer and not by the sampler, whose rounding
+    differs. A rollout that is still in use cannot be made again once the policy has moved, so it is part of the
+    checkpoint.
+    """
+
+    score_name = "accuracy"
+
+    def __init__(self, config: TrainerConfig, ranks: Ranks, stop: StopRequest) -> None:
+        spec = self._spec = _spec(config)
+        self.ranks, self.stop = ranks, stop
+        self._pool = _open_pool(config)
+        try:
+            self._load(config, spec)
+        except BaseException:
+            self._pool.close()
+            raise
+
+    def _load(self, config: TrainerConfig, spec: RLVRJobSpec) -> None:
+        directory = resolve_directory(config.paths.model)
+        self.tokenizer: Tokenizer = load_tokenizer(directory, spec.model.chat_template)
+        renderer = Renderer(self.tokenizer)
+        self.train = load_prompts(config.paths.train, spec.data.train, spec, renderer, field="train")
+        self.evaluation: PromptData | None = None
+        if config.paths.evaluation is not None and spec.data.evaluation is not None:
+            self.evaluation = load_prompts(
+                config.paths.evaluation,
+                spec.data.evaluation,
+                spec,
+                renderer,
+                field="evaluation",
+                max_rows=spec.evaluation.max_rows,
+            )
+        parts = [self.train] if self.evaluation is None else [self.train, self.evaluation]
+        self.warnings = [warning for part in parts for warning in part.warnings]
+        """What the user should know about the inputs."""
+
+        prompts_each = spec.training.batch_size // spec.rollout.group_size
+        self.order = DataOrder(len(self.train.rows), prompts_each, spec.training.seed, spec.data.shuffle)
+        self.max_steps = spec.training.steps or (
+            self.order.max_steps(steps=None, epochs=spec.training.epochs) * spec.rollout.updates_per_rollout
+        )
+        self.model: nn.Module = load_policy(
+            config.paths.model,
+            dtype=spec.model.dtype,
+            device=self.ranks.device,
+            activation_checkpointing=spec.training.activation_checkpointing,
+        )
+        check_head(self.model)
+        if spec.peft is not None:
+            self.model = add_lora(self.model, spec.peft.value, seed=spec.training.seed)
+        self.objective = spec.objective.value
+        self._implementation = implementation_of(self.objective)
+        self._reference: Reference | None = None
+        if self.objective.kl_coefficient > 0:
+            self._reference = open_reference(config, self.model)
+        self._scorer = Scorer(spec.rewards, self._pool)
+        self._stop_tokens = stop_tokens(self.model, renderer, self.train)
+        self._engine = self._new_engine(spec.rollout.max_batch_size)
+        self._rollout: Rollout | None = None
+        self._encoded: dict[str, Any] | None = None
+        self._steps_done = 0
+
+    def prepare(self, step: int) -> RLVRBatch:
+        """The batch of optimizer step `step`: a new rollout, or the next update on the present one."""
+        number, update = divmod(step, self._spec.rollout.updates_per_rollout)
+        phases: dict[str, float] = {}
+        tokens = None
+        if update == 0:
+            self._rollout, tokens = self._collect(number, phases)
+        rollout = self._rollout
+        if rollout is None or rollout.number != number:
+            raise CheckpointUnreadable(f"the checkpoint lacks rollout {number}, which step {step + 1} continues")
+        self._steps_done = step + 1
+        batches = [self._micro_batch(group, rollout, fresh=update == 0) for group in self._groups(rollout.experiences)]
+        trained = sum(batch.sequences.tokens for batch in batches)
+        return RLVRBatch(batches, trained if tokens is None else tokens, dict(rollout.metrics), phases)
+
+    def loss(self, micro_batch: MicroBatch) -> tuple[Tensor, dict[str, Metric]]:
+        """The micro-batch's share of the step's loss, and its metrics."""
+        logprobs = self._logprobs(micro_batch.sequences)
+        device = logprobs.values.device
+        tokens = policy.PolicyTokens(
+            logprobs.values,
+            _moved(micro_batch.old_logprobs, device),
+            _moved(micro_batch.reference_logprobs, device),
+            micro_batch.advantages.to(device),
+            logprobs.mask,
+        )
+        share, metrics = self._implementation(self.objective, tokens, micro_batch.counts)
+        sampled = _moved(micro_batch.sampled_logprobs, device)
+        if sampled is not None:
+            gap = (logprobs.values.detach() - sampled).abs()
+            metrics["sampler_gap"] = Metric.mean_of(gap, logprobs.mask)
+        return share, metrics
+
+    def evaluate(self) -> dict[str, float]:
+        """Rewards of greedy completions of the held-out prompts; the same on every rank.
+
+        `accuracy` is the share of completions that every judging component (`judges`) gives at least 1.
+        """
+        if self.evaluation is None:
+            return {}
+        mine = list(range(self.ranks.rank, len(self.evaluation.rows), self.ranks.world_size))
+        seed = self._spec.training.seed
+        requests = [
+            Request(self.evaluation.prompt_ids[row], [Stream(seed, "evaluation", 0, row, 0)]) for row in mine
+        ]
+        engine = self._new_engine(self._spec.evaluation.batch_size)
+        completions = [group[0] for group in engine.generate(requests, None, self.stop.raise_if_requested)]
+        samples = self._samples([self.evaluation.rows[row] for row in mine], completions)
+        scores = self._scorer.score(samples, self.stop.raise_if_requested, len(self.evaluation.rows))
+        metrics = self.ranks.sum_metrics({**self._score_metrics(scores), **_length_metrics(completions)})
+        check_error_shares(self._spec.rewards, metrics)
+        return {name: metric.value for name, metric in metrics.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The digest of the training rows, and the rollout that the next step continues."""
+        pending = self._steps_done % self._spec.rollout.updates_per_rollout != 0
+        return {
+            "data": self.train.digest,
+            "rows": len(self.train.rows),
+            "rollout": self._encoded if pending else None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores the rollout in use. Refuses other rows than those the checkpoint was trained on."""
+        if (state["data"], state["rows"]) != (self.train.digest, len(self.train.rows)):
+            raise DataError(
+                "data.train has changed since the checkpoint was saved: "
+                f"it has {len(self.train.rows)} rows ({self.train.digest}), "
+                f"it had {state['rows']} ({state['data']}); restore the file or start a new job"
+            )
+        self._encoded = state["rollout"]
+        if self._encoded is not None:
+            self._rollout = decode_rollout(self._encoded, self.ranks.rank, self.ranks.world_size)
+
+    def close(self) -> None:
+        """Ends the verifiers' processes."""
+        self._pool.close()
+
+    def _collect(self, number: int, phases: dict[str, float]) -> tuple[Rollout, int]:
+        """Makes rollout `number`; returns it and the tokens that this rank read and wrote for it."""
+        slots = list(enumerate(self.order.rows_of(number)))
+        mine = slots[self.ranks.rank :: self.ranks.world_size]
+        size = self._spec.rollout.group_size
+        with _timed(phases, "generate"):
+            completions = self._generate(number, mine)
+        with _timed(phases, "verify"):
+            rows = [self.train.rows[row] for _, row in mine for _ in range(size)]
+            scores = self._scorer.score(
+                self._samples(rows, completions), self.stop.raise_if_requested, len(slots) * size
+            )
+            totals = self.ranks.sum_metrics(scores.metrics)
+            check_error_shares(self._spec.rewards, totals)
+        groups = torch.arange(len(mine)).repeat_interleave(size)
+        estimated = advantages(self._spec.advantage.value, scores.totals, groups, scores.valid)
+        experiences = [
+            Experience(slot, sample, row, completion.tokens, torch.tensor(completion.logprobs), float(advantage))
+            for (slot, row, sample), completion, advantage, valid in zip(
+                [(slot, row, sample) for slot, row in mine for sample in range(size)],
+                completions,
+                estimated,
+                scores.valid,
+                strict=True,
+            )
+            # without a KL penalty an advantage of 0 has no gradient; a completion without reward is left out anyway
+            if valid and (self._reference is not None or advantage != 0)
+        ]
+        metrics = {
+            **self._score_metrics(scores),
+            **_length_metrics(completions),
+            **_signal_metrics(estimated, scores.valid, size),
+            "entropy": _entropy(completions),
+        }
+        rollout = Rollout(number, experiences, float(totals["reward/mean"].count), metrics)
+        self._add_frozen_logprobs(rollout, phases)
+        prompt_tokens = sum(len(self.train.prompt_ids[row]) for _, row in mine) * size
+        return rollout, prompt_tokens + sum(len(completion.tokens) for completion in completions)
+
+    def _generate(self, number: int, mine: Sequence[tuple[int, int]]) -> list[Completion]:
+        """Completions of this rank's prompts (slot, row), group by group."""
+        requests = [
+            Request(
+                self.train.prompt_ids[row],
+                [
+                    Stream(self._spec.training.seed, "rollout", number, slot, sample)
+                    for sample in range(self._spec.rollout.group_size)
+                ],
+            )
+            for slot, row in mine
+        ]
+        groups = self._engine.generate(requests, self._spec.rollout.sampling, self.stop.raise_if_requested)
+        return [completion for group in groups for completion in group]
+
+    def _add_frozen_logprobs(self, rollout: Rollout, phases: dict[str, float]) -> None:
+        """What updates compare with: log-probabilities under the reference, and the present ones for later updates."""
+        groups = self._groups(rollout.experiences)
+        if self._reference is not None:
+            temperature = self._spec.rollout.sampling.temperature
+            with _timed(phases, "reference"):
+                for group in groups:
+                    values = self._reference.completion_logprobs(self._padded(group), temperature=temperature)
+                    for experience, row in zip(group, _rows(values), strict=True):
+                        experience.reference_logprobs = row
+                    self.stop.raise_if_requested()
+        if self._spec.rollout.updates_per_rollout == 1:
+            return
+        with _timed(phases, "old_logprobs"), _evaluating(self.model), torch.no_grad():
+            for group in groups:
+                for experience, row in zip(group, _rows(self._logprobs(self._padded(group))), strict=True):
+                    experience.old_logprobs = row
+                self.stop.raise_if_requested()
+        everyone = [experience for share in self.ranks.gather(rollout.experiences) for experience in share]
+        metrics = self.ranks.sum_metrics(rollout.metrics)
+        self._encoded = encode_rollout(rollout.number, everyone, rollout.sequences, metrics)
+
+    def _groups(self, experiences: Sequence[Experience]) -> list[list[Experience]]:
+        """Micro-batches: the same ones in every update of a rollout."""
+        lengths = [
+            len(self.train.prompt_ids[experience.row]) + len(experience.tokens) for experience in experiences
+        ]
+        most = self._spec.training.micro_batch_size
+        budget = default_token_budget(self.ranks.device) if most is None else sys.maxsize
+        groups = micro_batches(lengths, token_budget=budget, max_items=most)
+        return [[experiences[item] for item in group] for group in groups]
+
+    def _micro_batch(self, group: Sequence[Experience], rollout: Rollout, *, fresh: bool) -> MicroBatch:
+        return MicroBatch(
+            self._padded(group),
+            torch.tensor([experience.advantage for experience in group]),
+            padded([experience.sampled_logprobs for experience in group]) if fresh else None,
+            None if fresh else padded([experience.old_logprobs for experience in group]),
+            padded([experience.reference_logprobs for experience in group]),
+            policy.StepCounts(rollout.sequences, self._spec.training.max_completion_tokens),
+        )
+
+    def _padded(self, group: Sequence[Experience]) -> SequenceBatch:
+        sequences = [TokenSequence(self.train.prompt_ids[item.row], item.tokens) for item in group]
+        return pad_sequences(sequences, self.tokenizer.pad_token_id).to(self.ranks.device)
+
+    def _logprobs(self, sequences: SequenceBatch) -> CompletionLogprobs:
+        return completion_logprobs(self.model, sequences, temperature=self._spec.rollout.sampling.temperature)
+
+    def _new_engine(self, max_batch_size: int) -> Engine:
+        limits = Limits(
+            self._spec.training.max_completion_tokens,
+            max_batch_size,
+            self._stop_tokens,
+            tuple(self._spec.rollout.sampling.stop),
+        )
+        return Engine(self.model, self.tokenizer, limits)
+
+    def _samples(self, rows: Sequence[Any], completions: Sequence[Completion]) -> list[Sample]:
+        texts = self.tokenizer.batch_decode(
+            [completion.tokens for completion in completions],
+            skip_special_tokens=True,
+            clean_up_tokenization_spaces=False,
+        )
+        return [Sample(row.prompt, text, row.answer, row.columns) for row, text in zip(rows, texts, strict=True)]
+
+    def _score_metrics(self, scores: Scores) -> dict[str, Metric]:
+        judging = torch.stack([scores.components[name] for name in judges(self._spec)])
+        judged = ~judging.isnan().any(dim=0)
+        return {**scores.metrics, "accuracy": Metric.mean_of((judging >= 1).all(dim=0).double(), judged)}
+
+
+def build(config: TrainerConfig, ranks: Ranks, stop: StopRequest) -> RLVRTask:
+    """Loads model, tokenizer, prompts and reward code."""
+    return RLVRTask(config, ranks, stop)
+
+
+def check_inputs(config: TrainerConfig) -> InputReport:
+    """Refuses what `build` or the first steps would refuse, as far as that can be known without reading weights."""
+    spec = _spec(config)
+    with _open_pool(config) as pool:
+        directory = resolve_directory(config.paths.model)
+        RowCache(load_configuration(directory))
+        renderer = Renderer(load_tokenizer(directory, spec.model.chat_template))
+        warnings = [] if renderer.has_template else ["the tokenizer has no chat template: prompts are used as raw text"]
+        train = load_prompts(
+            config.paths.train, spec.data.train, spec, renderer, field="train", max_rendered=PREFLIGHT_ROWS
+        )
+        warnings += train.warnings
+        evaluation_rows = 0
+        if config.paths.evaluation is not None and spec.data.evaluation is not None:
+            evaluation = load_prompts(
+                config.paths.evaluation,
+                spec.data.evaluation,
+                spec,
+                renderer,
+                field="evaluation",
+                max_rows=spec.evaluation.max_rows,
+                max_rendered=PREFLIGHT_ROWS,
+            )
+            warnings += evaluation.warnings
+            evaluation_rows = evaluation.rows_in_file
+        warnings += rehearse(spec.rewards, train.rows, pool)
+    return InputReport(train.rows_in_file, evaluation_rows, warnings)
+
+
+def judges(spec: RLVRJobSpec) -> list[str]:
+    """The components that say whether a completion is right: those that compare it with the row's answer.
+
+    Where there are none, the components with a positive weight; a penalty does not say that anything is right.
+    """
+    comparing = [reward.name for reward in spec.rewards if reward.verifier.value.needs_answer]
+    positive = [reward.name for reward in spec.rewards if reward.weight > 0]
+    return comparing or positive or [reward.name for reward in spec.rewards]
+
+
+def stop_tokens(model: nn.Module, renderer: Renderer, data: PromptData) -> frozenset[int]:
+    """The tokens that end a completion: EOS, those of the model's generation settings, and the end of a turn."""
+    found = {renderer.tokenizer.eos_token_id}
+    settings = getattr(causal_model(model), "generation_config", None)
+    configured = getattr(settings, "eos_token_id", None)
+    if configured is not None:
+        found |= set(configured if isinstance(configured, list) else [configured])
+    [turn] = renderer.completion_ids([data.rows[0].prompt], ["x"])
+    found.add(turn[-1])
+    return frozenset(found)
+
+
+def _open_pool(config: TrainerConfig) -> VerifierPool:
+    return VerifierPool(_spec(config).rewards, {name: Path(file) for name, file in config.paths.rewards.items()})
+
+
+def _length_metrics(completions: Sequence[Completion]) -> dict[str, Metric]:
+    """Length in tokens, and the share that was cut off by the limit."""
+    lengths = torch.tensor([len(completion.tokens) for completion in completions], dtype=torch.float64)
+    cut = torch.tensor([completion.finish == "length" for completion in completions], dtype=torch.float64)
+    return {"completions/length": Metric.mean_of(lengths), "completions/truncated": Metric.mean_of(cut)}
+
+
+def _entropy(completions: Sequence[Completion]) -> Metric:
+    """The policy's entropy a token: -log pi(y_t) of sampled tokens is an unbiased estimate where nothing is truncated."""
+    tokens = sum(len(completion.tokens) for completion in completions)
+    return Metric(-sum(sum(completion.logprobs) for completion in completions), float(tokens))
+
+
+def _signal_metrics(estimated: Tensor, valid: Tensor, group_size: int) -> dict[str, Metric]:
+    """How much of a rollout can move the policy: completions, and groups, whose advantages are all 0."""
+    none = estimated == 0
+    return {
+        "advantages/zero": Metric.mean_of(none.double(), valid),
+        "advantages/zero_groups": Metric.mean_of(none.view(-1, group_size).all(dim=1).double()),
+    }
+
+
+def _rows(logprobs: CompletionLogprobs) -> Iterator[Tensor]:
+    """Each completion's own values, on the CPU."""
+    for values, mask in zip(logprobs.values.cpu(), logprobs.mask.cpu(), strict=True):
+        yield values[mask]
+
+
+def _moved(values: Tensor | None, device: torch.device) -> Tensor | None:
+    return None if values is None else values.to(device, non_blocking=True)
+
+
+def _spec(config: TrainerConfig) -> RLVRJobSpec:
+    if config.rlvr is None:
+        raise ValueError("the configuration is not one of an RLVRJob")
+    return config.rlvr
+
+
+@contextmanager
+def _timed(phases: dict[str, float], name: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    phases[name] = time.perf_counter() - started
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode within, the former mode after: an adapter's dropout must not touch frozen numbers."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)

@@ -1,0 +1,67 @@
+"""The prompts of an RLVR job: read, checked, rendered and fitted to the limits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from plumbline_api.rlvr_job import RLVRJobSpec
+from plumbline_api.sources import Dataset
+from plumbline_trainer.data.batches import TokenSequence
+from plumbline_trainer.data.rendering import Limits, Renderer, fit
+from plumbline_trainer.data.rows import PromptRow, Rows, listed, load_rows
+from plumbline_trainer.failures import DataError
+
+
+@dataclass(frozen=True)
+class PromptData:
+    """Prompts that fit the limits."""
+
+    rows: list[PromptRow]
+    prompt_ids: list[list[int]]
+    rows_in_file: int
+    digest: str
+    """Digest of the file's rows, before any was dropped."""
+
+    warnings: list[str]
+    """What the user should know, such as the number of dropped rows."""
+
+
+def load_prompts(
+    location: str,
+    dataset: Dataset,
+    spec: RLVRJobSpec,
+    renderer: Renderer,
+    *,
+    field: str,
+    max_rows: int | None = None,
+    max_rendered: int | None = None,
+) -> PromptData:
+    """Reads the data set of `spec.data.<field>` at `location`; renders all rows, or the first `max_rendered`.
+
+    Raises `DataError` naming file and line, also for rows without the answer that a reward component needs.
+    """
+    found = load_rows(location, dataset, "prompts", max_rows=max_rows)
+    _require_answers(found, dataset, spec)
+    rows = found.rows[:max_rendered]
+    prompt_ids = renderer.prompt_ids([row.prompt for row in rows], [row.place for row in rows])
+    limits = Limits(spec.training.max_prompt_tokens, spec.training.max_completion_tokens, spec.data.overlong)
+    fitted = fit(rows, [[TokenSequence(ids, ())] for ids in prompt_ids], limits)
+    warnings = []
+    if fitted.dropped:
+        warnings.append(f"data.{field}: {fitted.dropped} of {len(rows)} prompts are too long and were dropped")
+    if fitted.truncated:
+        warnings.append(f"data.{field}: {fitted.truncated} of {len(rows)} prompts are too long and were truncated")
+    kept = [list(sequence.prompt_ids) for [sequence] in fitted.sequences]
+    return PromptData(fitted.rows, kept, len(found.rows), found.digest, warnings)
+
+
+def _require_answers(found: Rows, dataset: Dataset, spec: RLVRJobSpec) -> None:
+    needing = [reward.name for reward in spec.rewards if reward.verifier.value.needs_answer]
+    if not needing:
+        return
+    column = dataset.columns.answer
+    problems = [
+        f"{row.place}: {column} is missing; reward {needing[0]} needs it" for row in found.rows if row.answer is None
+    ]
+    if problems:
+        raise DataError(listed(problems, "rows without an answer"))
