@@ -15,7 +15,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -25,7 +25,7 @@ from plumbline_api.contract import TrainerConfig
 from plumbline_trainer.data.order import derive_seed
 from plumbline_trainer.distributed import Ranks
 from plumbline_trainer.reporting.metrics import Metric, Metrics
-from plumbline_trainer.run import Options, run
+from plumbline_trainer.run import Builder, Options, run
 from plumbline_trainer.stopping import StopRequest
 
 VOCABULARY = 64
@@ -44,6 +44,7 @@ class ToyTask:
     """Next-token prediction on rows drawn from (seed, step)."""
 
     score_name = "nll"
+    warnings: ClassVar[list[str]] = []
 
     def __init__(self, config: TrainerConfig, ranks: Ranks, stop: StopRequest) -> None:
         spec = config.spec
@@ -168,16 +169,19 @@ def make_config(folder: Path, directory: Path, /, **spec: Any) -> Path:
 
 
 class Child:
-    """The toy as a process of its own, forked from a server that has imported everything already."""
+    """A trainer in a process of its own, forked from a server that has imported everything already.
 
-    def __init__(self, config: Path, rank: int = 0, **variables: str) -> None:
+    It trains the toy, or with `build=build_task` whatever the configuration says.
+    """
+
+    def __init__(self, config: Path, rank: int = 0, build: Builder = ToyTask, **variables: str) -> None:
         self.log = config.parent / f"output-{rank}-{time.monotonic_ns()}.jsonl"
         self.termination_log = config.parent / f"termination-log-{rank}"
         self.termination_log.unlink(missing_ok=True)
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])
         self._process = context.Process(
-            target=_run_in_child, args=(config, self.log, self.termination_log, {"RANK": str(rank), **variables})
+            target=_run_in_child, args=(config, self.log, self.termination_log, build, {"RANK": str(rank), **variables})
         )
         self._process.start()
 
@@ -215,7 +219,7 @@ class Child:
         return json.loads(self.termination_log.read_bytes())
 
 
-def _run_in_child(config: Path, log: Path, termination_log: Path, variables: dict[str, str]) -> None:
+def _run_in_child(config: Path, log: Path, termination_log: Path, build: Builder, variables: dict[str, str]) -> None:
     os.environ.update({"OMP_NUM_THREADS": "1", **variables})
     torch.set_num_threads(1)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -223,6 +227,6 @@ def _run_in_child(config: Path, log: Path, termination_log: Path, variables: dic
     os.dup2(descriptor, 2)
     request = StopRequest()
     request.listen()
-    code = run(Options(config, False, 0, termination_log), request, ToyTask)
+    code = run(Options(config, False, 0, termination_log), request, build)
     sys.stdout.flush()
     sys.exit(code)

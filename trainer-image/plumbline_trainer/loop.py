@@ -164,9 +164,10 @@ class TrainingLoop:
         accumulated = time.monotonic()
         metrics, tokens = self._apply(self._ranks.gather(share))
         ended = time.monotonic()
+        named = sum(batch.phase_seconds.values())
         phases = {
             **batch.phase_seconds,
-            "prepare": prepared - started - sum(batch.phase_seconds.values()),
+            "prepare": batch.phase_seconds.get("prepare", 0.0) + max(0.0, prepared - started - named),
             "forward_backward": accumulated - prepared,
             "update": ended - accumulated,
         }

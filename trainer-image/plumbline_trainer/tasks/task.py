@@ -63,6 +63,9 @@ class Task(Protocol):
     score_name: str
     """Name of the metric of `evaluate` that stands for the run in one number."""
 
+    warnings: list[str]
+    """What the user should know about the inputs, such as dropped rows."""
+
     def prepare(self, step: int) -> Batch:
         """The batch of optimizer step `step` (from 0), for this rank. May raise `StopRequested`."""
 
