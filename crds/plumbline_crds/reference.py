@@ -50,6 +50,9 @@ object, as in `objective: {{sft: {{}}}}`.
 The API server refuses what breaks a bound or a rule. Rules are CEL and need Kubernetes 1.25 or newer; the operator
 checks bounds and rules again before it accepts a job, so on an older server the same message appears in the condition
 `Accepted=False` with reason `SpecInvalid`.
+
+Servers before 1.25 drop the rules from the definitions, and kubectl's own check there calls them an unknown field:
+install the definitions with Helm, or with `kubectl apply --validate=false -f crds/`.
 """
 
 
