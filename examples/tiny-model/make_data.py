@@ -1,0 +1,237 @@
+"""Problems, instructions and preferences for the tiny model, as JSONL files that follow from a seed alone.
+
+    python examples/tiny-model/make_data.py --output DIR [--seed 0]
+
+Sums and differences of two-digit numbers are demonstrated by someone who often forgets to carry or to borrow (the
+classical mistakes of pupils: Brown & Burton 1978, "Diagnostic models for procedural bugs in basic mathematical
+skills"). A model that imitates them is right where nothing has to be carried, about a third of the time, and gives
+the right answer to the others now and then: that is what reinforcement learning can find and strengthen.
+
+Every arithmetic problem and every request belongs to exactly one split, so nothing that a model is measured on was
+ever in what it learned from:
+
+    sft-train.jsonl      prompt, completion           what the tiny model itself is trained on
+    sft-heldout.jsonl    prompt, completion           its held-out loss
+    prompts-train.jsonl  prompt, answer               problems for reinforcement learning
+    prompts-heldout.jsonl
+    pairs-train.jsonl    prompt, chosen, rejected     preferences for helpful answers
+    pairs-heldout.jsonl
+    unpaired-train.jsonl prompt, completion, label    the same preferences, one completion a row
+    unpaired-heldout.jsonl
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+CARRYING_SHARE = 2 / 3
+"""Share of the arithmetic problems in every split that need a carry or a borrow."""
+
+CARELESS_SHARE = 0.7
+"""Share of the demonstrations of those problems that forget it."""
+
+HELD_OUT_PROBLEMS = 300
+REINFORCEMENT_PROBLEMS = 2400
+HELD_OUT_REQUESTS = 200
+PREFERENCE_REQUESTS = 1600
+INSTRUCTION_SHARE = 0.2
+"""Share of the supervised rows that are instructions; the others are arithmetic."""
+
+NAMES = (
+    "Anna Ben Carla David Emma Frank Grace Henry Ida Jack Karin Leo Maria Nina Oscar Paula Quentin Rosa Simon Tina "
+    "Ulrich Vera Walter Xenia Yusuf Zoe"
+).split()
+WORDS = (
+    "apple bird boat book bread bridge cat chair cloud coat corn door duck egg field fish flower forest fox garden "
+    "glass goat hand hat hill horse house island key king lamp leaf lion milk moon mouse night ocean paper pear pencil "
+    "plum queen rain river road rose salt sand ship shoe snow spoon star stone sun table tiger tower train tree wall "
+    "water wheel window winter wolf"
+).split()
+
+FRIENDLY = ("Sure! {}.", "Of course: {}.", "Gladly! {}.", "Here you are: {}.")
+RUDE = ("{}. Go away.", "{}, obviously.", "Ugh. {}.", "Again? {}.")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An arithmetic problem, its only right answer, and what comes out column by column without a carry or borrow."""
+
+    prompt: str
+    answer: str
+    careless: str
+
+    @property
+    def carries(self) -> bool:
+        return self.answer != self.careless
+
+
+@dataclass(frozen=True)
+class Request:
+    """An instruction, what a right answer contains, and what a wrong one of the same kind contains."""
+
+    prompt: str
+    right: str
+    wrong: str
+
+
+def arithmetic_problems(random_numbers: random.Random) -> list[Problem]:
+    """Sums of two two-digit numbers and differences that are not negative, `CARRYING_SHARE` of them with a carry."""
+    numbers = range(10, 100)
+    every = [_sum(a, b) for a in numbers for b in numbers]
+    every += [_difference(a, b) for a in numbers for b in numbers if a >= b]
+    random_numbers.shuffle(every)
+    carrying = [problem for problem in every if problem.carries]
+    plain = [problem for problem in every if not problem.carries]
+    problems = carrying + plain[: round(len(carrying) * (1 - CARRYING_SHARE) / CARRYING_SHARE)]
+    random_numbers.shuffle(problems)
+    return problems
+
+
+def demonstration(problem: Problem, random_numbers: random.Random) -> str:
+    """The answer of someone who often forgets to carry."""
+    forgets = random_numbers.random() < CARELESS_SHARE
+    return problem.careless if forgets else problem.answer
+
+
+def _sum(a: int, b: int) -> Problem:
+    """Forgetting the carry: 47 + 38 = 75."""
+    careless = (a // 10 + b // 10) * 10 + (a + b) % 10
+    return Problem(f"What is {a} + {b}?", str(a + b), str(careless))
+
+
+def _difference(a: int, b: int) -> Problem:
+    """Taking the smaller digit from the larger one in each column: 52 - 38 = 26."""
+    careless = (a // 10 - b // 10) * 10 + abs(a % 10 - b % 10)
+    return Problem(f"What is {a} - {b}?", str(a - b), str(careless))
+
+
+def requests(random_numbers: random.Random) -> list[Request]:
+    """Simple instructions of five kinds."""
+    numbers = range(100)
+    following = [Request(f"What comes after {n}?", str(n + 1), str(n - 1 if n else 9)) for n in numbers]
+    preceding = [Request(f"What comes before {n}?", str(n - 1), str(n + 1)) for n in numbers if n]
+    couples = random_numbers.sample([(a, b) for a in numbers for b in numbers if a != b], 3000)
+    comparing = [Request(f"Which is larger, {a} or {b}?", str(max(a, b)), str(min(a, b))) for a, b in couples]
+    greeting = [
+        Request(f"Say {word} to {name}.", f"{word}, {name}", f"{word}, {_other(NAMES, name, random_numbers)}")
+        for name in NAMES
+        for word in ("Hello", "Goodbye", "Welcome", "Thanks")
+    ]
+    repeating = [
+        Request(f"Write {word} {count} times.", " ".join([word] * times), word)
+        for word in WORDS
+        for count, times in (("two", 2), ("three", 3), ("four", 4))
+    ]
+    return following + preceding + comparing + greeting + repeating
+
+
+def friendly(request: Request, random_numbers: random.Random) -> str:
+    """A right answer in a friendly tone."""
+    return random_numbers.choice(FRIENDLY).format(request.right)
+
+
+def unhelpful(request: Request, random_numbers: random.Random) -> str:
+    """What nobody prefers: mostly a right answer in a rude tone, sometimes a wrong one in either tone."""
+    kind = random_numbers.random()
+    if kind < 0.8:
+        return random_numbers.choice(RUDE).format(request.right)
+    if kind < 0.9:
+        return random_numbers.choice(RUDE).format(request.wrong)
+    return random_numbers.choice(FRIENDLY).format(request.wrong)
+
+
+def make_rows(seed: int) -> dict[str, list[Row]]:
+    """All files, by name without ending."""
+    random_numbers = random.Random(seed)
+    problems = arithmetic_problems(random_numbers)
+    held_out, reinforcement, supervised = _split(problems, HELD_OUT_PROBLEMS, REINFORCEMENT_PROBLEMS)
+    asked = requests(random_numbers)
+    random_numbers.shuffle(asked)
+    held_out_requests, preferred, demonstrated = _split(asked, HELD_OUT_REQUESTS, PREFERENCE_REQUESTS)
+    instructions = round(len(supervised) * INSTRUCTION_SHARE / (1 - INSTRUCTION_SHARE))
+
+    pairs_train = [_pair(request, random_numbers) for request in preferred]
+    pairs_held_out = [_pair(request, random_numbers) for request in held_out_requests]
+    return {
+        "sft-train": _supervised(supervised, demonstrated, instructions, random_numbers),
+        "sft-heldout": _supervised(held_out, [], 0, random_numbers),
+        "prompts-train": [{"prompt": problem.prompt, "answer": problem.answer} for problem in reinforcement],
+        "prompts-heldout": [{"prompt": problem.prompt, "answer": problem.answer} for problem in held_out],
+        "pairs-train": pairs_train,
+        "pairs-heldout": pairs_held_out,
+        "unpaired-train": _unpaired(pairs_train),
+        "unpaired-heldout": _unpaired(pairs_held_out),
+    }
+
+
+def write_rows(directory: Path, seed: int) -> list[Path]:
+    """Writes all files; the same seed gives the same bytes."""
+    directory.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, rows in make_rows(seed).items():
+        path = directory / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        written.append(path)
+    return written
+
+
+def _supervised(
+    problems: Sequence[Problem], asked: Sequence[Request], instructions: int, random_numbers: random.Random
+) -> list[Row]:
+    """Every problem once, and instructions answered as often in a rude as in a friendly tone."""
+    rows = [{"prompt": problem.prompt, "completion": demonstration(problem, random_numbers)} for problem in problems]
+    for request in (random_numbers.choice(asked) for _ in range(instructions)):
+        tone = random_numbers.choice((FRIENDLY, RUDE))
+        rows.append({"prompt": request.prompt, "completion": random_numbers.choice(tone).format(request.right)})
+    random_numbers.shuffle(rows)
+    return rows
+
+
+def _pair(request: Request, random_numbers: random.Random) -> Row:
+    return {
+        "prompt": request.prompt,
+        "chosen": friendly(request, random_numbers),
+        "rejected": unhelpful(request, random_numbers),
+    }
+
+
+def _unpaired(pairs: Iterable[Row]) -> list[Row]:
+    return [
+        {"prompt": pair["prompt"], "completion": pair[column], "label": column == "chosen"}
+        for pair in pairs
+        for column in ("chosen", "rejected")
+    ]
+
+
+def _split(items: Sequence[Any], *sizes: int) -> tuple[list[Any], ...]:
+    """Consecutive parts of the given sizes, and the rest."""
+    parts, start = [], 0
+    for size in sizes:
+        parts.append(list(items[start : start + size]))
+        start += size
+    return (*parts, list(items[start:]))
+
+
+def _other(choices: Sequence[str], one: str, random_numbers: random.Random) -> str:
+    return random_numbers.choice([choice for choice in choices if choice != one])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--output", type=Path, required=True, help="directory for the files")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same files")
+    options = parser.parse_args()
+    for path in write_rows(options.output, options.seed):
+        print(path)
+
+
+if __name__ == "__main__":
+    main()
