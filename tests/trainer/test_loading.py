@@ -157,7 +157,7 @@ def test_activation_checkpointing_changes_no_gradient(directory: Path) -> None:
     gradients = []
     for checkpointing in (False, True):
         model = load_policy(str(directory), device=CPU, activation_checkpointing=checkpointing)
-        assert model.is_gradient_checkpointing == checkpointing
+        assert model.is_activation_checkpointing == checkpointing
         model(input_ids=ids).logits.square().sum().backward()
         gradients.append([parameter.grad.clone() for parameter in model.parameters()])
     assert all(torch.allclose(a, b, rtol=1e-5) for a, b in zip(*gradients, strict=True))

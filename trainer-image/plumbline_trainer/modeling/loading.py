@@ -211,7 +211,7 @@ def load_model(
             raise ModelError(
                 f"model directory {directory}: {type(model).__name__} does not support training.activationCheckpointing"
             )
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     return model.to(device).train()
 
 

@@ -121,8 +121,9 @@ def kto(parameters: Kto, rows: UnpairedLogprobs) -> RowLosses:
     log_ratios = rows.completion - rows.reference
     distance = log_ratios - rows.reference_point
     signed = torch.where(rows.desirable, distance, -distance)
-    weights = torch.where(rows.desirable, parameters.desirable_weight, parameters.undesirable_weight)
-    losses = weights.to(signed.dtype) * torch.sigmoid(-parameters.beta * signed)
+    weights = torch.full_like(signed, parameters.desirable_weight)
+    weights[~rows.desirable] = parameters.undesirable_weight
+    losses = weights * torch.sigmoid(-parameters.beta * signed)
 
     rewards = parameters.beta * log_ratios.detach()
     desirable, undesirable = rows.desirable, ~rows.desirable
