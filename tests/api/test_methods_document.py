@@ -30,7 +30,7 @@ def test_method_has_a_row(method: type[Family]) -> None:
 
 def test_rows_name_files_that_exist() -> None:
     root = Path(__file__).resolve().parents[2]
-    named = {path for path in re.findall(r"`([\w/]+\.py)`", DOCUMENT)}
+    named = set(re.findall(r"`([\w/]+\.py)`", DOCUMENT))
     folders = (root / "trainer-image" / "plumbline_trainer", root / "tests" / "trainer")
     assert named
     assert [path for path in named if not any((folder / path).is_file() for folder in folders)] == []
