@@ -42,16 +42,16 @@ def main() -> int:
     chosen = list(IMAGES) if options.image == "all" else [options.image]
     try:
         prefix = registry_prefix(options.registry)
-        references = {name: reference(image, prefix) for name, image in IMAGES.items()}
+        tags = {name: image.tag(build_arguments(image)) for name, image in IMAGES.items()}
         if options.load or not options.print_tags:
             with only_one_build():
                 engine = choose_engine(options.builder)
                 for name in chosen:
-                    local = ensure(engine, IMAGES[name])
+                    local, tags[name] = ensure(engine, IMAGES[name])
                     if options.load:
-                        load(engine, local, references[name], push=bool(prefix))
+                        load(engine, local, reference(prefix, name, tags[name]), push=bool(prefix))
         if options.print_tags:
-            print(json.dumps(helm_values(references)))
+            print(json.dumps(helm_values({name: reference(prefix, name, tag) for name, tag in tags.items()})))
     except KeyboardInterrupt:
         print("interrupted; run it again to go on", file=sys.stderr)
         return 130
@@ -88,10 +88,9 @@ def build_arguments(image: Image) -> dict[str, str]:
     return {"TORCH_INDEX_URL": index} if image.name == "trainer" and index else {}
 
 
-def reference(image: Image, prefix: str) -> str:
+def reference(prefix: str, name: str, tag: str) -> str:
     """Return the name under which a cluster asks for an image."""
-    name = f"plumbline/{image.name}:{image.tag(build_arguments(image))}"
-    return f"{prefix}/{name}" if prefix else name
+    return f"{prefix}/plumbline/{name}:{tag}".lstrip("/")
 
 
 def helm_values(references: dict[str, str]) -> dict[str, dict[str, dict[str, str]]]:
@@ -109,18 +108,22 @@ def choose_engine(builder: str) -> Buildah | docker.Docker:
     return docker.Docker() if with_docker else Buildah()
 
 
-def ensure(engine: Buildah | docker.Docker, image: Image) -> str:
-    """Return an image's name in the engine's storage, built first if it is not there."""
-    name = reference(image, "localhost")
+def ensure(engine: Buildah | docker.Docker, image: Image) -> tuple[str, str]:
+    """Return an image's name in the engine's storage and its tag; it is built first if it is not there."""
+    arguments = build_arguments(image)
+    context = cache_directory() / "context"
+    image.copy_context(context)
+    tag = image.tag(arguments, context)
+    name = reference("localhost", image.name, tag)
     if not engine.has(name):
-        arguments = build_arguments(image)
         if isinstance(engine, Buildah):
             folder = wheels.ensure(image, arguments.get("TORCH_INDEX_URL", ""))
-            engine.build(image, name, arguments | {"BASE_IMAGE": debian_base.ensure(engine)}, folder)
+            arguments |= {"BASE_IMAGE": debian_base.ensure(engine)}
+            engine.build(image, name, context, arguments, folder)
         else:
-            engine.build(image, name, arguments)
+            engine.build(image, name, context, arguments)
     say(f"{image.name}: {name} ({engine.size(name)})")
-    return name
+    return name, tag
 
 
 def load(engine: Buildah | docker.Docker, local: str, full: str, *, push: bool) -> None:

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from images.commands import cache_directory, install_packages, output, run, say
-from images.description import ROOT, Image
+from images.description import Image
 
 
 class Buildah:
@@ -26,14 +26,14 @@ class Buildah:
         """Whether the storage holds an image."""
         return output([*self._command, "inspect", "--type", "image", "--format", "{{.FromImageID}}", name]) is not None
 
-    def build(self, image: Image, name: str, arguments: dict[str, str], wheels: Path) -> None:
+    def build(self, image: Image, name: str, context: Path, arguments: dict[str, str], wheels: Path) -> None:
         """Build an image's Dockerfile with the wheels of a folder and without an index."""
         command = [*self._command, "bud", "--layers", "--pull-never", "--format", "oci", "--tag", name]
         # No container runtime: the commands of a build are trusted, and chroot works inside of containers as well.
         command += ["--isolation", "chroot", "--build-context", f"wheels={wheels}", "--build-arg", "PIP_NO_INDEX=1"]
         for key, value in arguments.items():
             command += ["--build-arg", f"{key}={value}"]
-        run([*command, "--file", image.dockerfile, "."], on_line=lambda line: show_step(image, line), cwd=ROOT)
+        run([*command, "--file", image.dockerfile, "."], on_line=lambda line: show_step(image, line), cwd=context)
 
     def commit_archive(self, archive: Path, name: str) -> None:
         """Make an image of one layer from a tar archive of its root."""

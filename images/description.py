@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,8 @@ class Image:
 
     def inputs(self, root: Path = ROOT) -> Iterator[Path]:
         """Yield every file that has a part in the image, in a fixed order."""
-        for file in (self.dockerfile, "images/prune.sh", "pyproject.toml", "README.md", *self.requirements):
+        shared = (".dockerignore", "images/prune.sh", "pyproject.toml", "README.md")
+        for file in (self.dockerfile, *shared, *self.requirements):
             yield root / file
         for package in self.packages:
             for path in sorted((root / package).rglob("*")):
@@ -43,6 +45,14 @@ class Image:
             content = hashlib.sha256(path.read_bytes()).hexdigest()
             digest.update(f"{path.relative_to(root)} {content}\n".encode())
         return f"dev-{digest.hexdigest()[:12]}"
+
+    def copy_context(self, target: Path, root: Path = ROOT) -> None:
+        """Copy the inputs to a folder: a build of minutes must not see files that are edited meanwhile."""
+        shutil.rmtree(target, ignore_errors=True)
+        for path in self.inputs(root):
+            copy = target / path.relative_to(root)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, copy)
 
 
 IMAGES = {

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 from images.commands import output, run, say
-from images.description import ROOT, Image
+from images.description import Image
 
 
 def available() -> bool:
@@ -27,13 +27,13 @@ class Docker:
         """Whether the daemon holds an image."""
         return output(["docker", "image", "inspect", "--format", "{{.Id}}", name]) is not None
 
-    def build(self, image: Image, name: str, arguments: dict[str, str]) -> None:
+    def build(self, image: Image, name: str, context: Path, arguments: dict[str, str]) -> None:
         """Build an image's Dockerfile."""
         command = ["docker", "build", "--progress", "plain", "--tag", name, "--file", image.dockerfile]
         for key, value in arguments.items():
             command += ["--build-arg", f"{key}={value}"]
         say(f"{image.name}: docker build (several minutes the first time)")
-        run([*command, "."], cwd=ROOT)
+        run([*command, "."], cwd=context)
 
     def size(self, name: str) -> str:
         """Return an image's uncompressed size as people read it."""
