@@ -27,9 +27,7 @@ def rehearse(rewards: Sequence[Reward], rows: Sequence[PromptRow], pool: Verifie
     for reward in rewards:
         own_code = isinstance(reward.verifier.value, PythonFunction)
         tried = rows[: ROWS_FOR_CODE if own_code else ROWS]
-        outcomes = pool.run(
-            [Call(reward.name, row.prompt, row.answer or "", row.answer, row.columns) for row in tried]
-        )
+        outcomes = pool.run([Call(reward.name, row.prompt, row.answer or "", row.answer, row.columns) for row in tried])
         failed = [(row, outcome) for row, outcome in zip(tried, outcomes, strict=True) if outcome.failed]
         if not failed:
             continue

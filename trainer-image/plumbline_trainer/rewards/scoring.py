@@ -21,7 +21,7 @@ from plumbline_trainer.reporting.metrics import Metric
 from plumbline_trainer.rewards.pool import Call, Outcome, VerifierPool
 
 FLOATING_POINT_SLACK = 1e-9
-"""A share such as 0.1 of 30 calls allows 3 errors, though 0.1 * 30 is below 3 in binary."""
+"""A share such as 0.29 of 100 calls allows 29 errors, though 0.29 * 100 is below 29 in binary."""
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,15 @@ math-verify only where a job asks for it. A verifier raises where it cannot judg
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import math
 import numbers
 import re
+import sys
 from collections.abc import Callable, Mapping
 from decimal import Decimal
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.util import module_from_spec
 from pathlib import Path
 from typing import Any
 
@@ -135,15 +137,16 @@ def python_function(parameters: PythonFunction, code: Path | None) -> Verify:
     """Loads the user's file as a module of its own and returns its function."""
     if code is None:
         raise FileNotFoundError("no file with the code is configured")
-    specification = importlib.util.spec_from_file_location("plumbline_reward", code)
-    if specification is None or specification.loader is None:
-        raise ImportError(f"{code} is not a Python file (its name must end with .py)")
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    function = getattr(module, parameters.function, None)
+    name = re.sub(r"\W", "_", str(code))
+    loader = SourceFileLoader(name, str(code))
+    module = module_from_spec(ModuleSpec(name, loader, origin=str(code)))
+    module.__file__ = str(code)
+    sys.modules[name] = module  # dataclasses and pickle look their module up there
+    loader.exec_module(module)
+    function: Verify | None = getattr(module, parameters.function, None)
     if not callable(function):
         raise AttributeError(f"{code.name} defines no function {parameters.function!r}")
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 def _required(answer: str | None) -> str:

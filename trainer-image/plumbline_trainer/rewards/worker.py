@@ -44,7 +44,7 @@ def _load(components: list[dict[str, Any]], answers: TextIO) -> dict[str, Verify
     for component in components:
         name, code = component["name"], component["code"]
         try:
-            parameters = VerifierChoice.model_validate(component["verifier"]).value  # type: ignore[attr-defined]
+            parameters = VerifierChoice.model_validate(component["verifier"]).value
             verifiers[name] = build_verifier(parameters, Path(code) if code else None)
         except BaseException as error:
             _say(answers, failed=name, error=_summary(error), traceback=_tail())

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from plumbline_api.rlvr_job import Sampling
+from plumbline_trainer.modeling.logprobs import causal_model
 from plumbline_trainer.rollout.cache import RowCache, left_padding_mask
 from plumbline_trainer.rollout.sampling import Stream, choose, uniforms
 
@@ -84,7 +85,7 @@ class Engine:
         self._model = model
         self._tokenizer = tokenizer
         self._limits = limits
-        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+        inner: Any = causal_model(model)
         self._config = inner.config
         accepted = inspect.signature(inner.forward).parameters
         self._takes_positions = "position_ids" in accepted

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,25 +28,21 @@ from plumbline_trainer.data.rendering import Renderer
 from plumbline_trainer.distributed import Ranks
 from plumbline_trainer.failures import CheckpointUnreadable, DataError
 from plumbline_trainer.modeling.adapters import add_lora
-from plumbline_trainer.modeling.loading import load_configuration, load_policy, load_tokenizer, resolve_directory
+from plumbline_trainer.modeling.loading import load_policy, load_tokenizer, resolve_directory
 from plumbline_trainer.modeling.logprobs import CompletionLogprobs, causal_model, check_head, completion_logprobs
 from plumbline_trainer.modeling.reference import Reference, open_reference
 from plumbline_trainer.objectives import policy  # registers the objectives
 from plumbline_trainer.objectives.registry import implementation_of
 from plumbline_trainer.reporting.metrics import Metric
-from plumbline_trainer.rewards.pool import VerifierPool
-from plumbline_trainer.rewards.rehearsal import rehearse
-from plumbline_trainer.rewards.scoring import Sample, Scorer, Scores, check_error_shares
-from plumbline_trainer.rollout.cache import RowCache
+from plumbline_trainer.rewards.scoring import Sample, Scorer, check_error_shares
 from plumbline_trainer.rollout.engine import Completion, Engine, Limits, Request
 from plumbline_trainer.rollout.experience import Experience, Rollout, decode_rollout, encode_rollout, padded
 from plumbline_trainer.rollout.sampling import Stream
 from plumbline_trainer.stopping import StopRequest
-from plumbline_trainer.tasks.rlvr_data import PromptData, load_prompts
-from plumbline_trainer.tasks.task import InputReport
+from plumbline_trainer.tasks.rlvr_data import PromptData, check_inputs, load_prompts, open_pool, spec_of
+from plumbline_trainer.tasks.rlvr_metrics import entropy, length_metrics, score_metrics, signal_metrics
 
-PREFLIGHT_ROWS = 2000
-"""Rows of each file that pre-flight renders; all rows are checked for their shape, and rendered at the start."""
+__all__ = ["RLVRTask", "build", "check_inputs"]
 
 
 @dataclass(frozen=True)
@@ -92,9 +87,9 @@ class RLVRTask:
     score_name = "accuracy"
 
     def __init__(self, config: TrainerConfig, ranks: Ranks, stop: StopRequest) -> None:
-        spec = self._spec = _spec(config)
+        spec = self._spec = spec_of(config)
         self.ranks, self.stop = ranks, stop
-        self._pool = _open_pool(config)
+        self._pool = open_pool(config)
         try:
             self._load(config, spec)
         except BaseException:
@@ -182,20 +177,18 @@ class RLVRTask:
     def evaluate(self) -> dict[str, float]:
         """Rewards of greedy completions of the held-out prompts; the same on every rank.
 
-        `accuracy` is the share of completions that every judging component (`judges`) gives at least 1.
+        `accuracy` is the share of completions that every judging component (`rlvr_metrics.judges`) gives at least 1.
         """
         if self.evaluation is None:
             return {}
         mine = list(range(self.ranks.rank, len(self.evaluation.rows), self.ranks.world_size))
         seed = self._spec.training.seed
-        requests = [
-            Request(self.evaluation.prompt_ids[row], [Stream(seed, "evaluation", 0, row, 0)]) for row in mine
-        ]
+        requests = [Request(self.evaluation.prompt_ids[row], [Stream(seed, "evaluation", 0, row, 0)]) for row in mine]
         engine = self._new_engine(self._spec.evaluation.batch_size)
         completions = [group[0] for group in engine.generate(requests, None, self.stop.raise_if_requested)]
         samples = self._samples([self.evaluation.rows[row] for row in mine], completions)
         scores = self._scorer.score(samples, self.stop.raise_if_requested, len(self.evaluation.rows))
-        metrics = self.ranks.sum_metrics({**self._score_metrics(scores), **_length_metrics(completions)})
+        metrics = self.ranks.sum_metrics({**score_metrics(self._spec, scores), **length_metrics(completions)})
         check_error_shares(self._spec.rewards, metrics)
         return {name: metric.value for name, metric in metrics.items()}
 
@@ -253,10 +246,10 @@ class RLVRTask:
             if valid and (self._reference is not None or advantage != 0)
         ]
         metrics = {
-            **self._score_metrics(scores),
-            **_length_metrics(completions),
-            **_signal_metrics(estimated, scores.valid, size),
-            "entropy": _entropy(completions),
+            **score_metrics(self._spec, scores),
+            **length_metrics(completions),
+            **signal_metrics(estimated, scores.valid, size),
+            "entropy": entropy(completions),
         }
         rollout = Rollout(number, experiences, float(totals["reward/mean"].count), metrics)
         self._add_frozen_logprobs(rollout, phases)
@@ -302,9 +295,7 @@ class RLVRTask:
 
     def _groups(self, experiences: Sequence[Experience]) -> list[list[Experience]]:
         """Micro-batches: the same ones in every update of a rollout."""
-        lengths = [
-            len(self.train.prompt_ids[experience.row]) + len(experience.tokens) for experience in experiences
-        ]
+        lengths = [len(self.train.prompt_ids[experience.row]) + len(experience.tokens) for experience in experiences]
         most = self._spec.training.micro_batch_size
         budget = default_token_budget(self.ranks.device) if most is None else sys.maxsize
         groups = micro_batches(lengths, token_budget=budget, max_items=most)
@@ -344,55 +335,6 @@ class RLVRTask:
         )
         return [Sample(row.prompt, text, row.answer, row.columns) for row, text in zip(rows, texts, strict=True)]
 
-    def _score_metrics(self, scores: Scores) -> dict[str, Metric]:
-        judging = torch.stack([scores.components[name] for name in judges(self._spec)])
-        judged = ~judging.isnan().any(dim=0)
-        return {**scores.metrics, "accuracy": Metric.mean_of((judging >= 1).all(dim=0).double(), judged)}
-
-
-def build(config: TrainerConfig, ranks: Ranks, stop: StopRequest) -> RLVRTask:
-    """Loads model, tokenizer, prompts and reward code."""
-    return RLVRTask(config, ranks, stop)
-
-
-def check_inputs(config: TrainerConfig) -> InputReport:
-    """Refuses what `build` or the first steps would refuse, as far as that can be known without reading weights."""
-    spec = _spec(config)
-    with _open_pool(config) as pool:
-        directory = resolve_directory(config.paths.model)
-        RowCache(load_configuration(directory))
-        renderer = Renderer(load_tokenizer(directory, spec.model.chat_template))
-        warnings = [] if renderer.has_template else ["the tokenizer has no chat template: prompts are used as raw text"]
-        train = load_prompts(
-            config.paths.train, spec.data.train, spec, renderer, field="train", max_rendered=PREFLIGHT_ROWS
-        )
-        warnings += train.warnings
-        evaluation_rows = 0
-        if config.paths.evaluation is not None and spec.data.evaluation is not None:
-            evaluation = load_prompts(
-                config.paths.evaluation,
-                spec.data.evaluation,
-                spec,
-                renderer,
-                field="evaluation",
-                max_rows=spec.evaluation.max_rows,
-                max_rendered=PREFLIGHT_ROWS,
-            )
-            warnings += evaluation.warnings
-            evaluation_rows = evaluation.rows_in_file
-        warnings += rehearse(spec.rewards, train.rows, pool)
-    return InputReport(train.rows_in_file, evaluation_rows, warnings)
-
-
-def judges(spec: RLVRJobSpec) -> list[str]:
-    """The components that say whether a completion is right: those that compare it with the row's answer.
-
-    Where there are none, the components with a positive weight; a penalty does not say that anything is right.
-    """
-    comparing = [reward.name for reward in spec.rewards if reward.verifier.value.needs_answer]
-    positive = [reward.name for reward in spec.rewards if reward.weight > 0]
-    return comparing or positive or [reward.name for reward in spec.rewards]
-
 
 def stop_tokens(model: nn.Module, renderer: Renderer, data: PromptData) -> frozenset[int]:
     """The tokens that end a completion: EOS, those of the model's generation settings, and the end of a turn."""
@@ -406,30 +348,9 @@ def stop_tokens(model: nn.Module, renderer: Renderer, data: PromptData) -> froze
     return frozenset(found)
 
 
-def _open_pool(config: TrainerConfig) -> VerifierPool:
-    return VerifierPool(_spec(config).rewards, {name: Path(file) for name, file in config.paths.rewards.items()})
-
-
-def _length_metrics(completions: Sequence[Completion]) -> dict[str, Metric]:
-    """Length in tokens, and the share that was cut off by the limit."""
-    lengths = torch.tensor([len(completion.tokens) for completion in completions], dtype=torch.float64)
-    cut = torch.tensor([completion.finish == "length" for completion in completions], dtype=torch.float64)
-    return {"completions/length": Metric.mean_of(lengths), "completions/truncated": Metric.mean_of(cut)}
-
-
-def _entropy(completions: Sequence[Completion]) -> Metric:
-    """The policy's entropy a token: -log pi(y_t) of sampled tokens is an unbiased estimate where nothing is truncated."""
-    tokens = sum(len(completion.tokens) for completion in completions)
-    return Metric(-sum(sum(completion.logprobs) for completion in completions), float(tokens))
-
-
-def _signal_metrics(estimated: Tensor, valid: Tensor, group_size: int) -> dict[str, Metric]:
-    """How much of a rollout can move the policy: completions, and groups, whose advantages are all 0."""
-    none = estimated == 0
-    return {
-        "advantages/zero": Metric.mean_of(none.double(), valid),
-        "advantages/zero_groups": Metric.mean_of(none.view(-1, group_size).all(dim=1).double()),
-    }
+def build(config: TrainerConfig, ranks: Ranks, stop: StopRequest) -> RLVRTask:
+    """Loads model, tokenizer, prompts and reward code."""
+    return RLVRTask(config, ranks, stop)
 
 
 def _rows(logprobs: CompletionLogprobs) -> Iterator[Tensor]:
@@ -440,12 +361,6 @@ def _rows(logprobs: CompletionLogprobs) -> Iterator[Tensor]:
 
 def _moved(values: Tensor | None, device: torch.device) -> Tensor | None:
     return None if values is None else values.to(device, non_blocking=True)
-
-
-def _spec(config: TrainerConfig) -> RLVRJobSpec:
-    if config.rlvr is None:
-        raise ValueError("the configuration is not one of an RLVRJob")
-    return config.rlvr
 
 
 @contextmanager

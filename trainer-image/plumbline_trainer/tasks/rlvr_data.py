@@ -1,15 +1,25 @@
-"""The prompts of an RLVR job: read, checked, rendered and fitted to the limits."""
+"""The inputs of an RLVR job: prompts, read, checked, rendered and fitted to the limits, and the reward code."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
+from plumbline_api.contract import TrainerConfig
 from plumbline_api.rlvr_job import RLVRJobSpec
 from plumbline_api.sources import Dataset
 from plumbline_trainer.data.batches import TokenSequence
 from plumbline_trainer.data.rendering import Limits, Renderer, fit
 from plumbline_trainer.data.rows import PromptRow, Rows, listed, load_rows
 from plumbline_trainer.failures import DataError
+from plumbline_trainer.modeling.loading import load_configuration, load_tokenizer, resolve_directory
+from plumbline_trainer.rewards.pool import VerifierPool
+from plumbline_trainer.rewards.rehearsal import rehearse
+from plumbline_trainer.rollout.cache import RowCache
+from plumbline_trainer.tasks.task import InputReport
+
+PREFLIGHT_ROWS = 2000
+"""Rows of each file that pre-flight renders; all rows are checked for their shape, and rendered at the start."""
 
 
 @dataclass(frozen=True)
@@ -65,3 +75,44 @@ def _require_answers(found: Rows, dataset: Dataset, spec: RLVRJobSpec) -> None:
     ]
     if problems:
         raise DataError(listed(problems, "rows without an answer"))
+
+
+def check_inputs(config: TrainerConfig) -> InputReport:
+    """Refuses what `build` or the first steps would refuse, as far as that can be known without reading weights."""
+    spec = spec_of(config)
+    with open_pool(config) as pool:
+        directory = resolve_directory(config.paths.model)
+        RowCache(load_configuration(directory))
+        renderer = Renderer(load_tokenizer(directory, spec.model.chat_template))
+        warnings = [] if renderer.has_template else ["the tokenizer has no chat template: prompts are used as raw text"]
+        train = load_prompts(
+            config.paths.train, spec.data.train, spec, renderer, field="train", max_rendered=PREFLIGHT_ROWS
+        )
+        warnings += train.warnings
+        evaluation_rows = 0
+        if config.paths.evaluation is not None and spec.data.evaluation is not None:
+            evaluation = load_prompts(
+                config.paths.evaluation,
+                spec.data.evaluation,
+                spec,
+                renderer,
+                field="evaluation",
+                max_rows=spec.evaluation.max_rows,
+                max_rendered=PREFLIGHT_ROWS,
+            )
+            warnings += evaluation.warnings
+            evaluation_rows = evaluation.rows_in_file
+        warnings += rehearse(spec.rewards, train.rows, pool)
+    return InputReport(train.rows_in_file, evaluation_rows, warnings)
+
+
+def open_pool(config: TrainerConfig) -> VerifierPool:
+    """Processes that know the job's reward components."""
+    return VerifierPool(spec_of(config).rewards, {name: Path(file) for name, file in config.paths.rewards.items()})
+
+
+def spec_of(config: TrainerConfig) -> RLVRJobSpec:
+    """The spec of an RLVRJob."""
+    if config.rlvr is None:
+        raise ValueError("the configuration is not one of an RLVRJob")
+    return config.rlvr

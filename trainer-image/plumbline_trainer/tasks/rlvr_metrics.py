@@ -1,0 +1,52 @@
+"""What is shown of rollouts and evaluations besides the rewards of `rewards.scoring`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from plumbline_api.rlvr_job import RLVRJobSpec
+from plumbline_trainer.reporting.metrics import Metric
+from plumbline_trainer.rewards.scoring import Scores
+from plumbline_trainer.rollout.engine import Completion
+
+
+def judges(spec: RLVRJobSpec) -> list[str]:
+    """The components that say whether a completion is right: those that compare it with the row's answer.
+
+    Where there are none, the components with a positive weight; a penalty does not say that anything is right.
+    """
+    comparing = [reward.name for reward in spec.rewards if reward.verifier.value.needs_answer]
+    positive = [reward.name for reward in spec.rewards if reward.weight > 0]
+    return comparing or positive or [reward.name for reward in spec.rewards]
+
+
+def score_metrics(spec: RLVRJobSpec, scores: Scores) -> dict[str, Metric]:
+    """The rewards, and `accuracy`: the share of completions that every component of `judges` gives at least 1."""
+    judging = torch.stack([scores.components[name] for name in judges(spec)])
+    judged = ~judging.isnan().any(dim=0)
+    return {**scores.metrics, "accuracy": Metric.mean_of((judging >= 1).all(dim=0).double(), judged)}
+
+
+def length_metrics(completions: Sequence[Completion]) -> dict[str, Metric]:
+    """Length in tokens, and the share that was cut off by the limit."""
+    lengths = torch.tensor([len(completion.tokens) for completion in completions], dtype=torch.float64)
+    cut = torch.tensor([completion.finish == "length" for completion in completions], dtype=torch.float64)
+    return {"completions/length": Metric.mean_of(lengths), "completions/truncated": Metric.mean_of(cut)}
+
+
+def entropy(completions: Sequence[Completion]) -> Metric:
+    """The policy's entropy a token, estimated without bias by -log pi(y_t) where sampling truncates nothing."""
+    tokens = sum(len(completion.tokens) for completion in completions)
+    return Metric(-sum(sum(completion.logprobs) for completion in completions), float(tokens))
+
+
+def signal_metrics(estimated: Tensor, valid: Tensor, group_size: int) -> dict[str, Metric]:
+    """How much of a rollout can move the policy: completions, and groups, whose advantages are all 0."""
+    none = estimated == 0
+    return {
+        "advantages/zero": Metric.mean_of(none.double(), valid),
+        "advantages/zero_groups": Metric.mean_of(none.view(-1, group_size).all(dim=1).double()),
+    }
