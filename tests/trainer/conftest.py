@@ -88,12 +88,12 @@ def write_rows(tmp_path: Path) -> WriteRows:
 
 @pytest.fixture
 def preference_config(llama_directory: Path, tmp_path: Path) -> MakeConfig:
-    """`preference_config(objective, train, evaluation=None, training={}, **spec)`: a job on the small Llama."""
+    """`preference_config(objective, train, held_out=None, training={}, **spec)`: a job on the small Llama."""
 
     def make(
         objective: dict[str, Any],
         train: str,
-        evaluation: str | None = None,
+        held_out: str | None = None,
         *,
         model: str | None = None,
         reference: str | None = None,
@@ -112,15 +112,15 @@ def preference_config(llama_directory: Path, tmp_path: Path) -> MakeConfig:
             "output": {"path": str(tmp_path / "output")},
             **spec,
         }
-        if evaluation is not None:
-            document["data"]["evaluation"] = {"source": {"path": {"path": evaluation}}}
+        if held_out is not None:
+            document["data"]["evaluation"] = {"source": {"path": {"path": held_out}}}
         if reference is not None:
             document["reference"] = {"source": {"path": {"path": reference}}}
         paths = {
             "model": model or str(llama_directory),
             "reference": reference,
             "train": train,
-            "evaluation": evaluation,
+            "evaluation": held_out,
             "checkpoints": str(tmp_path / "checkpoints"),
             "output": str(tmp_path / "output"),
         }

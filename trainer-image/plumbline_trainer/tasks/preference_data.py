@@ -88,23 +88,21 @@ def tokenize(rows: Sequence[Any], shape: DataShape, renderer: Renderer) -> list[
 
 
 def mismatched_sequences(data: PreferenceData) -> list[TokenSequence]:
-    """Every row's prompt with the completion of another row, one sequence a row (for KTO's reference point).
+    """Every row's prompt with the completion of a row with another prompt (for KTO's reference point).
 
-    The other row is the next one in the file, around its end, that has another prompt: rows of one prompt often stand
-    together, and their completions do fit. The choice is made once for the data set, so that the reference's
-    log-probabilities of these sequences can be computed once.
+    The completions are dealt out anew, each exactly once, so that they keep their distribution: taking the next row
+    with another prompt would take the first completion of every prompt and no other, in many files the desirable one.
+    Rows are put in order of their prompts and completions are moved on by the size of the largest group: that takes
+    every completion out of its group, unless one prompt has more than half of all rows. The choice is made once for
+    the data set, so that the reference's log-probabilities of these sequences can be computed once.
     """
-    count = len(data.rows)
-    prompts = [tuple(row[0].prompt_ids) for row in data.sequences]
-    partner = [0] * count
-    # backwards and twice around: `differing` is the first row after `here` that ends the run of equal prompts
-    differing = None
-    for row in range(2 * count - 1, -1, -1):
-        here, following = row % count, (row + 1) % count
-        if prompts[here] != prompts[following]:
-            differing = following
-        partner[here] = following if differing is None else differing
-    return [
-        TokenSequence(row[0].prompt_ids, data.sequences[partner[index]][0].completion_ids)
-        for index, row in enumerate(data.sequences)
-    ]
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, row in enumerate(data.sequences):
+        groups.setdefault(tuple(row[0].prompt_ids), []).append(index)
+    by_prompt = [index for group in groups.values() for index in group]
+    shift = max(len(group) for group in groups.values()) if len(groups) > 1 else 1
+    mismatched = [data.sequences[0][0]] * len(by_prompt)
+    for position, index in enumerate(by_prompt):
+        other = by_prompt[(position + shift) % len(by_prompt)]
+        mismatched[index] = TokenSequence(data.sequences[index][0].prompt_ids, data.sequences[other][0].completion_ids)
+    return mismatched
