@@ -74,7 +74,7 @@ class Api:
         accept = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1" if metadata_only else None
         while True:
             answer = await self._json("GET", resource, resource.path(namespace), query, verb="list", accept=accept)
-            items.extend(answer["items"])
+            items.extend(answer.get("items") or [])  # an empty list of metadata comes as null
             token = answer.get("metadata", {}).get("continue")
             if not token:
                 return items

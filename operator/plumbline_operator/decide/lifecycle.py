@@ -17,6 +17,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from plumbline_api.conditions import ConditionType, Phase, Reason
+from plumbline_api.contract import EXIT_REASONS, ExitCode
 from plumbline_api.running import RunPolicy
 from plumbline_api.status import Attempt, JobStatus, SnapshotStatus
 from plumbline_operator.children import pod_manifest, service_manifest
@@ -34,7 +35,7 @@ from plumbline_operator.decide.attempts import (
     unfinished,
 )
 from plumbline_operator.decide.conditions import Status, holds, is_terminal
-from plumbline_operator.decide.diagnosis import Finding, Rank, diagnose_gang
+from plumbline_operator.decide.diagnosis import Finding, Rank
 from plumbline_operator.decide.draft import Draft, read_status
 from plumbline_operator.decide.pending import explain
 from plumbline_operator.decide.progress import is_training, merge_last_words, merge_report
@@ -291,10 +292,10 @@ class _Run:
 
     def _remember_exit(self, gang: Gang) -> None:
         """The pods are deleted, so what they said on their way out is kept now."""
-        finding = diagnose_gang([pod for pod in gang.pods if pod.failed_container], self.observed.nodes)
-        if finding is not None and finding.exit_code is not None:
-            gang.attempt.exit_code = finding.exit_code
-            gang.attempt.reason = finding.reason
+        ended = [container for pod in gang.pods if (container := pod.failed_container) is not None]
+        for container in ended[:1]:  # in order of rank
+            gang.attempt.exit_code = code = container.exit_code
+            gang.attempt.reason = EXIT_REASONS[ExitCode(code)] if code in EXIT_REASONS else Reason.KILLED
 
     def _between_attempts(self) -> Decision:
         """No attempt is open: suspended, waiting for pods to be gone, in backoff, or ready to start the next."""
