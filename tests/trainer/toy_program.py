@@ -140,6 +140,7 @@ def make_config(folder: Path, directory: Path, /, **spec: Any) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     rows = folder / "rows.jsonl"
     rows.write_text('{"prompt": "w3", "completion": "w4"}\n')
+    data = {"source": {"path": {"path": str(rows)}}}
     document = {
         "kind": "PreferenceJob",
         "name": "toy",
@@ -147,7 +148,7 @@ def make_config(folder: Path, directory: Path, /, **spec: Any) -> Path:
         "preference": {
             "runtimeRef": {"name": "torch-cpu"},
             "model": {"source": {"path": {"path": str(directory)}}},
-            "data": {"train": {"source": {"path": {"path": str(rows)}}}},
+            "data": {"train": data, "evaluation": data},
             "objective": {"sft": {}},
             "optimizer": {"adamw": {"learningRate": 0.01, "weightDecay": 0.1}},
             "schedule": {"cosine": {"warmupFraction": 0.25}},
@@ -159,6 +160,7 @@ def make_config(folder: Path, directory: Path, /, **spec: Any) -> Path:
         "paths": {
             "model": str(directory),
             "train": str(rows),
+            "evaluation": str(rows),
             "checkpoints": str(folder / "checkpoints"),
             "output": str(folder / "model"),
         },

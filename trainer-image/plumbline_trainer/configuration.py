@@ -117,7 +117,9 @@ def _has_spec_of_its_kind(config: TrainerConfig) -> None:
 
 
 def _local(source: Any, field: str) -> str:
-    """The path of a one-of source. `source` is a `SourceChoice`, whose class is made at import time."""
+    """The path or URI of a one-of source. `source` is a `SourceChoice`, whose class is made at import time."""
+    if source.key == "uri":
+        return str(source.value.uri)
     if source.key != "path":
         raise ConfigError(f"{field}.{source.key} needs a cluster; give {field}.path to run without one")
     return str(source.value.path)

@@ -90,11 +90,6 @@ class TrainingLoop:
         self._saved_at = time.monotonic()
         self._save_due = False
 
-    @property
-    def has_unsaved_steps(self) -> bool:
-        """Whether steps were completed after the newest checkpoint."""
-        return self.step > self._saved_step
-
     def resume(self) -> None:
         """Restores the newest verified checkpoint, if there is one.
 
@@ -127,13 +122,13 @@ class TrainingLoop:
             self._one_step()
 
     def save(self) -> None:
-        """Saves the last completed step unless it is saved already; rank 0 writes, the others wait for its outcome.
+        """Saves the last completed step unless it is saved already; rank 0 decides and writes, the others wait for it.
 
         Raises the failure of rank 0 on every rank.
         """
         self._save_due = False
         outcome: CheckpointStatus | TrainerFailure | None = None
-        if self._ranks.is_main and self.has_unsaved_steps:
+        if self._ranks.is_main and self.step > self._saved_step:
             self._board.enter("checkpointing")
             started = time.monotonic()
             try:
@@ -149,7 +144,6 @@ class TrainingLoop:
         outcome = self._ranks.broadcast(outcome)
         if isinstance(outcome, TrainerFailure):
             raise outcome
-        self._saved_step = self.step
 
     def drop_unfinished_step(self) -> None:
         """Forgets the gradients of a step that will not be completed."""

@@ -16,7 +16,8 @@ ACTIVATION_BYTES_PER_HIDDEN = 34
 """Bytes of stored activations for each token, layer and hidden unit at 16 bits with fused attention (Korthikanti et al.
 2022, arXiv:2205.05198, eq. 1 without the attention matrix, which fused kernels do not store)."""
 
-CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+"""Of cgroup version 2 and 1, as a container sees its own."""
 
 
 @dataclass(frozen=True)
@@ -70,17 +71,21 @@ def estimate(configuration: PretrainedConfig, spec: JobSpec, dtype: torch.dtype,
 
 def host_limit() -> int | None:
     """Bytes that this process may use: the cgroup's limit or the machine's memory; None where neither is known."""
-    limits = []
-    try:
-        text = CGROUP_LIMIT.read_text().strip()
-        if text.isdigit():
-            limits.append(int(text))
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemTotal:"):
-                limits.append(int(line.split()[1]) * 1024)
-    except OSError:
-        return min(limits, default=None)
+    limits = [limit for path in CGROUP_LIMITS if (limit := _limit_in(path)) is not None]
+    memory = Path("/proc/meminfo")
+    if memory.exists():
+        total = next(line for line in memory.read_text().splitlines() if line.startswith("MemTotal:"))
+        limits.append(int(total.split()[1]) * 1024)
     return min(limits, default=None)
+
+
+def _limit_in(path: Path) -> int | None:
+    """The number in a cgroup's file; None for no file or no limit (`max`)."""
+    try:
+        text = path.read_text().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None
 
 
 def _adapter_parameters(model: torch.nn.Module, lora: Lora) -> int:

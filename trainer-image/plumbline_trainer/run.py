@@ -195,11 +195,11 @@ def _stop(state: Run) -> Ending:
     try:
         if state.ranks is not None:
             state.ranks.announce_stop()
-        if state.loop is None or not state.loop.has_unsaved_steps:
-            done = state.loop.step if state.loop else 0
-            text = f"stopped by {signal_name}; nothing was done since step {done}"
+        if state.loop is None or state.loop.step == 0:
+            text = f"stopped by {signal_name} before the first step was done; nothing is lost"
             return _ended_by_stop(ExitCode.STOPPED_SAVED, text)
         state.loop.drop_unfinished_step()
+        # All ranks take part, whether or not this one knows of anything unsaved: rank 0 decides.
         state.loop.save()
     except Exception as error:
         text = f"stopped by {signal_name}; the checkpoint could not be saved: {error}"
