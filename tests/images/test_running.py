@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from scripts.deployment import Cluster, build_images
+from scripts.deployment import Cluster, build_images, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
@@ -47,10 +47,10 @@ def restricted_pod(name: str, image: str, *command: str) -> dict[str, Any]:
 
 TRAINER = """
 import os, pathlib, tempfile
-import math_verify, peft, pyarrow.parquet, torch, transformers
+import huggingface_hub, math_verify, peft, pyarrow.parquet, torch, transformers
 import plumbline_trainer, plumbline_api
 assert os.getuid() == 65532 and os.environ["HOME"] == "/tmp"
-assert transformers.utils.is_offline_mode()
+assert huggingface_hub.constants.HF_HUB_OFFLINE
 assert math_verify.verify(math_verify.parse("$\\\\frac{1}{2}$"), math_verify.parse("0.5"))
 assert torch.ones(2, 2).mm(torch.ones(2, 2)).sum() == 8
 tempfile.NamedTemporaryFile().close()
@@ -73,10 +73,14 @@ def test_an_image_runs_unprivileged(images: dict[str, str], image: str, command:
     cluster, name = Cluster.local(), f"image-{uuid.uuid4().hex[:8]}"
     cluster.apply(restricted_pod(name, images[image], *command))
     try:
-        cluster.kubectl("wait", f"pod/{name}", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=120s")
-        assert said in cluster.kubectl("logs", name)
-    except Exception:
-        print(cluster.kubectl("logs", name))
-        raise
+        ended = ("Succeeded", "Failed")
+        phase = wait_until(
+            f"the end of pod {name}",
+            lambda: (now := cluster.get("pod", name)["status"]["phase"]) in ended and now,
+            seconds=180,
+        )
+        log = cluster.kubectl("logs", name)
+        assert phase == "Succeeded", log
+        assert said in log
     finally:
         cluster.kubectl("delete", "pod", name, "--wait=false")
