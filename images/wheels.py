@@ -7,11 +7,10 @@ never gets into an image.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import shutil
-import sys
 from pathlib import Path
 
+from charts.tools import python_with_pip
 from images.commands import cache_directory, run, say
 from images.description import ROOT, Image
 
@@ -64,8 +63,6 @@ def _download_torch(pin: str, folder: Path, index: str) -> None:
 
 
 def _download(pins: list[str], folder: Path, *options: str) -> None:
-    if not importlib.util.find_spec("pip"):
-        raise RuntimeError(f"{sys.executable} has no pip: use a virtual environment's Python, or install python3-pip")
     platforms = [word for platform in PLATFORMS for word in ("--platform", platform)]
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--dest", str(folder)]
+    pip = [python_with_pip(), "-m", "pip", "download", "--quiet", "--dest", str(folder)]
     run([*pip, *TARGET, *platforms, *options, *pins])
