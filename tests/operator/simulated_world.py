@@ -1,0 +1,173 @@
+"""An API server in memory, just enough for `decide`: it stores what the steps write and lets pods live and die."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from plumbline_api.contract import StatusReport
+from plumbline_operator.decide import decide
+from plumbline_operator.decide.draft import read_status
+from plumbline_operator.model import (
+    Apply,
+    Decision,
+    Delete,
+    DeleteJob,
+    Observed,
+    PodWarning,
+    PostEvent,
+    Refusal,
+    ServiceView,
+    Step,
+    WriteStatus,
+)
+from plumbline_operator.pods import ContainerView, PodView, read_pod
+
+from tests.operator.job_documents import RUNTIME, preference_job, stored
+
+START = datetime(2030, 1, 1, tzinfo=UTC)
+GRACE = timedelta(seconds=120)
+MOST_ROUNDS = 12
+
+
+class World:
+    """One job and its children."""
+
+    def __init__(self, job: dict[str, Any] | None = None, runtime: dict[str, Any] | None = RUNTIME) -> None:
+        self.now = START
+        self.job: dict[str, Any] | None = stored(job or preference_job())
+        self.runtime = runtime
+        self.snapshot: dict[str, Any] | None = None
+        self.services: dict[str, ServiceView] = {}
+        self.pods: dict[str, PodView] = {}
+        self.events: list[PostEvent] = []
+        self.created: list[str] = []
+        self.warnings: tuple[PodWarning, ...] = ()
+        self.refusals: tuple[Refusal, ...] = ()
+        self.foreign: tuple[str, ...] = ()
+        self.nodes: dict[str, bool] = {}
+        self.report: StatusReport | None = None
+        self._uids = 0
+
+    # the operator's side
+
+    def observe(self) -> Observed:
+        assert self.job is not None
+        return Observed(
+            job=copy.deepcopy(self.job),
+            snapshot=self.snapshot,
+            runtime=self.runtime,
+            pods=tuple(self.pods.values()),
+            services=tuple(self.services.values()),
+            foreign=self.foreign,
+            warnings=self.warnings,
+            refusals=self.refusals,
+            report=self.report,
+            log_tails={pod.name: f"log of {pod.name}" for pod in self.pods.values() if pod.failed_container},
+            nodes=self.nodes,
+        )
+
+    def decide(self) -> Decision:
+        return decide(self.observe(), self.now)
+
+    def carry_out(self, steps: tuple[Step, ...]) -> None:
+        for step in steps:
+            match step:
+                case PostEvent():
+                    if step not in self.events:
+                        self.events.append(step)
+                case WriteStatus():
+                    assert self.job is not None
+                    self.job["status"] = step.status.to_document()
+                case Apply(manifest=manifest):
+                    self._apply(manifest)
+                case Delete():
+                    self._delete(step)
+                case DeleteJob():
+                    self.job = None
+
+    def settle(self) -> Decision:
+        """Reconciles until nothing is left to do; returns the last decision."""
+        for _ in range(MOST_ROUNDS):
+            decision = self.decide()
+            self.carry_out(decision.steps)
+            if self.job is None or not decision.steps:
+                return decision
+        raise AssertionError(f"decisions do not settle: {decision}")
+
+    def _apply(self, manifest: dict[str, Any]) -> None:
+        name = manifest["metadata"]["name"]
+        if manifest["kind"] == "ConfigMap":
+            self.snapshot = self.snapshot or manifest
+        elif manifest["kind"] == "Service":
+            attempt = int(manifest["metadata"]["labels"]["plumbline.dev/attempt"])
+            self.services.setdefault(name, ServiceView(name, self._uid(), attempt, "10.0.0.1"))
+        elif name not in self.pods:
+            self.created.append(name)
+            document = {**manifest, "status": {"phase": "Pending"}}
+            document["metadata"] = {**manifest["metadata"], "uid": self._uid()}
+            self.pods[name] = read_pod(document)
+
+    def _delete(self, step: Delete) -> None:
+        if step.name in self.services and self.services[step.name].uid == step.uid:
+            del self.services[step.name]
+        pod = self.pods.get(step.name)
+        if pod is None or pod.uid != step.uid:
+            return
+        if pod.finished or step.grace_seconds == 0 or not pod.node:
+            del self.pods[step.name]
+        else:
+            self.pods[step.name] = dataclasses.replace(pod, deletion_time=self.now + GRACE)
+
+    def _uid(self) -> str:
+        self._uids += 1
+        return f"uid-of-child-{self._uids}"
+
+    # everybody else's side
+
+    @property
+    def status(self) -> Any:
+        assert self.job is not None
+        return read_status(self.job)
+
+    def condition(self, type_: str) -> Any:
+        return next(condition for condition in self.status.conditions if condition.type == type_)
+
+    def pass_time(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+    def set_policy(self, **policy: Any) -> None:
+        assert self.job is not None
+        self.job["spec"]["runPolicy"] |= policy
+
+    def run_pod(self, name: str) -> None:
+        container = ContainerView("trainer", running=True, started=self.now)
+        self._change(name, phase="Running", node="node-1", scheduled=True, ip="10.1.0.1", containers=(container,))
+
+    def end_pod(self, name: str, exit_code: int, message: str = "", reason: str = "", container: str = "trainer") -> None:
+        ended = ContainerView(
+            container, exit_code=exit_code, message=message, reason=reason, started=self.now, finished=self.now
+        )
+        phase = "Succeeded" if exit_code == 0 else "Failed"
+        self._change(name, phase=phase, node=self.pods[name].node or "node-1", containers=(ended,))
+
+    def stop_pod(self, name: str) -> None:
+        """Somebody deletes the pod: it gets SIGTERM."""
+        self._change(name, deletion_time=self.now + GRACE)
+
+    def remove_pod(self, name: str) -> None:
+        """The kubelet has seen the containers end."""
+        del self.pods[name]
+
+    def _change(self, name: str, **changes: Any) -> None:
+        self.pods[name] = dataclasses.replace(self.pods[name], **changes)
+
+    def run_all(self) -> None:
+        """Reconciles, and every pod that should run does."""
+        self.settle()
+        for name, pod in list(self.pods.items()):
+            if pod.phase == "Pending":
+                self.run_pod(name)
+        self.settle()
