@@ -23,6 +23,7 @@ EXAMPLES = ("examples/dpo.yaml", "examples/grpo.yaml")
 WATCHED = "preferencejobs.plumbline.dev,rlvrjobs.plumbline.dev"
 TERMINAL = ("Complete", "Failed")
 DEADLINE_SECONDS = 1800
+SECONDS_BETWEEN_TABLES = 15
 
 
 def step(number: int, text: str, started: float) -> None:
@@ -44,20 +45,22 @@ def jobs(cluster: Cluster) -> list[dict[str, Any]]:
 
 
 def watch(cluster: Cluster) -> list[dict[str, Any]]:
-    """Shows `kubectl get` whenever it changes until every job has ended; returns the jobs."""
+    """Shows `kubectl get` while the jobs run, at every change of phase and else every few steps; returns the jobs."""
     deadline = time.monotonic() + DEADLINE_SECONDS
-    shown = ""
+    shown: list[str] = []
+    shown_at = 0.0
     while True:
-        table = cluster.kubectl("get", WATCHED, "-n", NAMESPACE).rstrip()
-        if table != shown:
-            print(f"\n$ kubectl get prefjob,rlvr          {time.strftime('%H:%M:%S')}\n{table}", flush=True)
-            shown = table
         current = jobs(cluster)
-        if all(job.get("status", {}).get("phase") in TERMINAL for job in current):
+        phases = [job.get("status", {}).get("phase", "") for job in current]
+        if phases != shown or time.monotonic() - shown_at > SECONDS_BETWEEN_TABLES:
+            table = cluster.kubectl("get", WATCHED, "-n", NAMESPACE).rstrip()
+            print(f"\n$ kubectl get prefjob,rlvr          {time.strftime('%H:%M:%S')}\n{table}", flush=True)
+            shown, shown_at = phases, time.monotonic()
+        if all(phase in TERMINAL for phase in phases):
             return current
         if time.monotonic() > deadline:
             raise SystemExit(f"the jobs did not end within {DEADLINE_SECONDS} s; see kubectl describe")
-        time.sleep(3)
+        time.sleep(2)
 
 
 def report(job: dict[str, Any]) -> bool:
@@ -73,7 +76,7 @@ def report(job: dict[str, Any]) -> bool:
             print(f"  held-out accuracy  {metric['first']:.3f} before, {metric['value']:.3f} after")
     progress, usage, output = status["progress"], status.get("usage", {}), status["output"]
     print(f"  steps              {progress['step']} of {progress['maxSteps']}, {status.get('restarts', 0)} restarts")
-    print(f"  model              {output['uri']}\n                     sha256 {output['digest']}")
+    print(f"  model              {output['uri']}\n                     {output['digest']}")
     price = f", {usage['cost']:.4f} at the runtime's prices" if usage.get("cost") is not None else ""
     print(f"  cost               {usage.get('podSeconds', 0):.0f} pod-seconds{price}")
     return True

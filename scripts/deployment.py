@@ -143,7 +143,9 @@ def stage_files(cluster: Cluster, namespace: str, claim: str, folder: Path, imag
     cluster.apply(_loader_manifest(claim, image), namespace=namespace)
     try:
         cluster.kubectl("wait", "pod", LOADER, *with_pod, "--for=condition=Ready", "--timeout=180s")
-        archive = subprocess.Popen(["tar", "-C", str(folder), "-chf", "-", "."], stdout=subprocess.PIPE)
+        # the entries, not ".": the volume's root belongs to somebody else
+        entries = sorted(entry.name for entry in folder.iterdir())
+        archive = subprocess.Popen(["tar", "-C", str(folder), "-chf", "-", *entries], stdout=subprocess.PIPE)
         subprocess.run(
             [cluster.kubectl_path, "--kubeconfig", cluster.kubeconfig, "exec", "-i", *with_pod, LOADER, "--",
              "tar", "-C", "/volume", "--no-same-owner", "-xf", "-"],
