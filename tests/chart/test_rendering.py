@@ -84,9 +84,7 @@ def test_service_and_selector_find_the_pod(render: Render) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_crds_are_those_of_the_api(
-    render: Render, generated_crds: dict[str, dict[str, Any]], version: str
-) -> None:
+def test_crds_are_those_of_the_api(render: Render, generated_crds: dict[str, dict[str, Any]], version: str) -> None:
     rendered = {crd["metadata"]["name"]: crd for crd in of_kind(render(version=version), "CustomResourceDefinition")}
     assert len(generated_crds) == 4
     for crd in rendered.values():
