@@ -21,10 +21,8 @@ WORDS = ["<eos>", "<unk>", *"abcdefgh", *"01234567"]
 PROMPTS = [{"prompt": " ".join(pair), "answer": str(number)} for number, pair in enumerate(["ab", "cd", "ef", "gh"])]
 
 
-@pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory):
+def write_model(directory, **changes):
     """A directory with a random two-layer Llama of 18 words."""
-    directory = tmp_path_factory.mktemp("model")
     tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", unk_token="<unk>").save_pretrained(directory)
@@ -38,9 +36,15 @@ def tiny_model(tmp_path_factory):
         max_position_embeddings=32,
         eos_token_id=0,
         bos_token_id=None,
+        **changes,
     )
     LlamaForCausalLM(config).save_pretrained(directory)
     return directory
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp("model"))
 
 
 class Job:
@@ -189,6 +193,29 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(job, open_task, u
         second.step(step)
     assert torch.equal(weights(second.task), weights(whole.task))
     assert not torch.equal(weights(whole.task), weights(open_task(config)))
+
+
+def test_an_adapter_learns_and_its_reference_is_the_model_without_it(job, open_task, tmp_path):
+    # embeddings and head stay random: they must differ enough between words for an adapter to work with
+    job.model = write_model(tmp_path / "model", initializer_range=0.15)
+    job.spec["objective"] = {"grpo": {"klCoefficient": 0.01}}
+    job.spec["peft"] = {"lora": {"rank": 8, "alpha": 32}}
+    job.spec["training"] |= {"batchSize": 64, "maxCompletionTokens": 1}
+    job.spec["rollout"] = {"groupSize": 16}
+    task = open_task(job.config())
+    base = {name: value.clone() for name, value in task.model.named_parameters() if not value.requires_grad}
+    trainer = Trainer(task, learning_rate=1e-2)
+    divergence, rewards = [], []
+    for step in range(40):
+        _, parts = trainer.step(step)
+        divergence.append(value(parts, "kl"))
+        rewards.append(value(parts, "reward/mean"))
+    assert rewards[0] < 0.2
+    assert min(rewards[-3:]) > 0.6
+    assert divergence[0] == 0, "an adapter starts at no effect"
+    assert divergence[-1] > 0.5
+    after = dict(task.model.named_parameters())
+    assert all(torch.equal(after[name], value) for name, value in base.items())
 
 
 def test_a_checkpoint_without_the_rollout_in_use_is_refused(job, open_task):
