@@ -102,9 +102,8 @@ def pod_manifest(
         {"name": "MASTER_PORT", "value": str(RENDEZVOUS_PORT)},
         {"name": ATTEMPT_VARIABLE, "value": str(attempt)},
     ]
-    taken = {variable["name"] for variable in variables}
     for container in [*spec["initContainers"], *spec["containers"]]:
-        container["env"] = [*variables, *(entry for entry in container["env"] if entry["name"] not in taken)]
+        container["env"] = [*variables, *container["env"]]
 
     if scheduling.node_selector:
         spec["nodeSelector"] = {**spec.get("nodeSelector", {}), **scheduling.node_selector}

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from plumbline_api import GROUP, VERSION
 from plumbline_api.preference_job import PreferenceJob
 from plumbline_api.rlvr_job import RLVRJob
+from plumbline_api.runtime import ClusterTrainerRuntime, TrainerRuntime
 
 CHILDREN_MANAGER = "plumbline-operator"
 STATUS_MANAGER = "plumbline-status"
@@ -62,6 +63,10 @@ JOBS: dict[str, Resource] = {resource.kind: resource for resource in (PREFERENCE
 RUNTIMES: dict[str, Resource] = {resource.kind: resource for resource in (TRAINER_RUNTIMES, CLUSTER_TRAINER_RUNTIMES)}
 CHILDREN: dict[str, Resource] = {resource.kind: resource for resource in (PODS, SERVICES, CONFIG_MAPS)}
 
+RUNTIME_MODELS: dict[str, type[TrainerRuntime] | type[ClusterTrainerRuntime]] = {
+    "TrainerRuntime": TrainerRuntime,
+    "ClusterTrainerRuntime": ClusterTrainerRuntime,
+}
 JOB_MODELS: dict[str, type[PreferenceJob] | type[RLVRJob]] = {"PreferenceJob": PreferenceJob, "RLVRJob": RLVRJob}
 
 

@@ -8,6 +8,7 @@ changes a running job.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -99,17 +100,24 @@ def build_snapshot_data(
 
 
 def read_snapshot(config_map: Mapping[str, Any]) -> Snapshot:
-    """Parses a stored snapshot; raises KeyError or ValueError if it is not one."""
-    data, annotations = config_map["data"], config_map["metadata"]["annotations"]
-    run = json.loads(data[RUN_KEY])
+    """Parses a stored snapshot; raises KeyError or ValueError if it is not one. Do not change what it returns."""
+    data, metadata = config_map["data"], config_map["metadata"]
+    digest = metadata["annotations"][SNAPSHOT_HASH_ANNOTATION]
+    return _parse(metadata["name"], digest, data[CONFIG_KEY], data[POD_KEY], data[RUN_KEY])
+
+
+@functools.lru_cache(maxsize=256)
+def _parse(name: str, digest: str, config_text: str, pod_text: str, run_text: str) -> Snapshot:
+    """Kept for the jobs that were looked at last: a snapshot never changes, and a running job is looked at often."""
+    run = json.loads(run_text)
     prices = run["prices"]
-    config = TrainerConfig.model_validate_json(data[CONFIG_KEY])
+    config = TrainerConfig.model_validate_json(config_text)
     return Snapshot(
-        name=config_map["metadata"]["name"],
-        hash=annotations[SNAPSHOT_HASH_ANNOTATION],
+        name=name,
+        hash=digest,
         accepted_spec=type(config.spec).model_validate(run["spec"]),
         config=config,
-        pod_template=json.loads(data[POD_KEY]),
+        pod_template=json.loads(pod_text),
         replicas=run["replicas"],
         gpus=run["gpus"],
         objective=run["objective"],

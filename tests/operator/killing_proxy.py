@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import re
@@ -81,34 +82,33 @@ current-context: proxy
         tried = 3
         if request.method in WRITES:
             if self.died.is_set():
-                return _cut_off(request)  # sent by a process that is dead by now
+                return _nobody_hears()  # sent by a process that is dead by now
             write = _identity(request, body)
             tried = self.writes[write] = self.writes.get(write, 0) + 1
         if tried == 1:
-            return self._die(request)
+            return self._die()
         headers = {name: request.headers[name] for name in ("Content-Type", "Accept") if name in request.headers}
         url = self._plane.server + request.raw_path
         async with self._session.request(request.method, url, data=body or None, headers=headers) as answer:
             if tried == 2:
                 await answer.read()
-                return self._die(request)
+                return self._die()
             response = web.StreamResponse(status=answer.status, headers={"Content-Type": answer.content_type})
-            await response.prepare(request)
-            async for chunk in answer.content.iter_any():
-                await response.write(chunk)
-            await response.write_eof()
+            with contextlib.suppress(ConnectionError):  # the operator died while it was told something
+                await response.prepare(request)
+                async for chunk in answer.content.iter_any():
+                    await response.write(chunk)
+                await response.write_eof()
             return response
 
-    def _die(self, request: web.Request) -> web.Response:
+    def _die(self) -> web.Response:
         self.died.set()
         self.kills += 1
         self._kill()
-        return _cut_off(request)
+        return _nobody_hears()
 
 
-def _cut_off(request: web.Request) -> web.Response:
-    if request.transport is not None:
-        request.transport.close()
+def _nobody_hears() -> web.Response:
     return web.Response(status=503)
 
 

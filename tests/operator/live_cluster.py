@@ -123,7 +123,9 @@ class Namespace:
     def events(self, job: str) -> list[tuple[str, str]]:
         """Reason and message of the events about a job."""
         found = [event for event in self.items("events") if event["involvedObject"]["name"] == job]
-        return [(event["reason"], event.get("message", "")) for event in found if event["involvedObject"]["kind"] != "Pod"]
+        return [
+            (event["reason"], event.get("message", "")) for event in found if event["involvedObject"]["kind"] != "Pod"
+        ]
 
     def wait_phase(self, name: str, phase: str, kind: str = "PreferenceJob", timeout: float = 30) -> dict[str, Any]:
         """The status once the job is in a phase."""

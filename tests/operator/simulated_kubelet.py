@@ -20,9 +20,9 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web
-from plumbline_api.contract import PORT, STATUS_PATH
 
 from cluster.control_plane import ControlPlane, free_port
+from plumbline_api.contract import PORT, STATUS_PATH
 
 NODE = "simulated"
 
@@ -199,7 +199,9 @@ class SimulatedKubelet:
             return
         if life.waiting:
             reason, message = life.waiting
-            await self._status(pod, {**scheduled, **_states(_done(0), {"waiting": {"reason": reason, "message": message}})})
+            await self._status(
+                pod, {**scheduled, **_states(_done(0), {"waiting": {"reason": reason, "message": message}})}
+            )
             return
         if life.preflight_exit:
             ended = _done(life.preflight_exit, message=life.preflight_message)

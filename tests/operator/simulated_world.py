@@ -24,7 +24,6 @@ from plumbline_operator.model import (
     WriteStatus,
 )
 from plumbline_operator.pods import ContainerView, PodView, read_pod
-
 from tests.operator.job_documents import RUNTIME, preference_job, stored
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
@@ -146,7 +145,9 @@ class World:
         container = ContainerView("trainer", running=True, started=self.now)
         self._change(name, phase="Running", node="node-1", scheduled=True, ip="10.1.0.1", containers=(container,))
 
-    def end_pod(self, name: str, exit_code: int, message: str = "", reason: str = "", container: str = "trainer") -> None:
+    def end_pod(
+        self, name: str, exit_code: int, message: str = "", reason: str = "", container: str = "trainer"
+    ) -> None:
         ended = ContainerView(
             container, exit_code=exit_code, message=message, reason=reason, started=self.now, finished=self.now
         )

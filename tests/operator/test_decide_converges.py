@@ -1,4 +1,4 @@
-"""Whatever happens in whatever order, and wherever the operator dies: decisions settle and the rules of the life hold."""
+"""Whatever happens in whatever order, wherever the operator dies: decisions settle and the rules of the life hold."""
 
 from __future__ import annotations
 

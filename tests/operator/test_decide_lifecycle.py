@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from plumbline_api.contract import StatusReport
 from plumbline_operator.model import Apply, Delete, DeleteJob, PostEvent, Refusal, WriteStatus
-
 from tests.operator.job_documents import preference_job
 from tests.operator.simulated_world import World
 
@@ -56,7 +56,7 @@ def test_a_runtime_that_is_invalid_is_told_as_the_runtimes_fault() -> None:
     world.settle()
     assert world.condition("Accepted").reason == "SpecInvalid"
     message = world.condition("Accepted").message
-    assert message.startswith("spec.runtimeRef: ClusterTrainerRuntime torch-cpu is not valid: imagePullPolicy: ")
+    assert message.startswith("spec.runtimeRef: ClusterTrainerRuntime torch-cpu is not valid: spec.imagePullPolicy: ")
 
 
 @pytest.mark.parametrize(
@@ -96,6 +96,7 @@ def test_an_edit_of_the_fixed_part_is_told_and_not_applied() -> None:
     before = world.snapshot
     assert world.job
     world.job["spec"]["training"]["steps"] = 41
+    world.job["metadata"]["generation"] = 2
     world.settle()
     condition = world.condition("Accepted")
     assert (condition.status, condition.reason) == ("True", "SpecChanged")
@@ -142,7 +143,11 @@ def test_a_report_becomes_progress() -> None:
     world.report = StatusReport(state="training", attempt=1, step=10, max_steps=40, from_step=3, eta_seconds=12.6)
     world.settle()
     assert world.condition("Running").reason == "Training"
-    assert (world.status.progress.text, world.status.progress.percent, world.status.progress.eta_seconds) == ("10/40", 25, 13)
+    assert (world.status.progress.text, world.status.progress.percent, world.status.progress.eta_seconds) == (
+        "10/40",
+        25,
+        13,
+    )
     assert (world.status.attempts[0].from_step, world.status.attempts[0].to_step) == (3, 10)
 
 

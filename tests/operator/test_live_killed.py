@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from cluster.control_plane import free_port
+from tests.operator.forked_operator import ForkedOperator
 from tests.operator.job_documents import preference_job
 from tests.operator.killing_proxy import KillingProxy
-from tests.operator.live_cluster import LiveCluster, Namespace, OperatorProcess, eventually
+from tests.operator.live_cluster import LiveCluster, Namespace, eventually
 from tests.operator.simulated_kubelet import PodLife
 
 pytestmark = [pytest.mark.control_plane, pytest.mark.slow]
@@ -35,11 +36,11 @@ def test_an_operator_that_dies_around_every_write_completes_the_job(unserved: Na
 
     unserved.pods_do(life)
     kubeconfig = tmp_path / "kubeconfig"
-    operator: OperatorProcess
+    operator: ForkedOperator
     proxy = KillingProxy(unserved.cluster.plane, free_port(), lambda: operator.kill())
     kubeconfig.write_text(proxy.kubeconfig())
     proxy.start()
-    operator = OperatorProcess(str(kubeconfig), tmp_path / "log", "--namespace", unserved.name)
+    operator = ForkedOperator(str(kubeconfig), tmp_path / "log", unserved.name)
     operator.start()
     try:
         unserved.create(preference_job())
@@ -52,8 +53,6 @@ def test_an_operator_that_dies_around_every_write_completes_the_job(unserved: Na
             return unserved.status("tune").get("phase") == "Complete" and not unserved.items("services")
 
         eventually(done, "completion of the job", 240)
-        assert operator.alive
-        assert operator.stop() == 0, operator.log()[-3000:]
     finally:
         if operator.alive:
             operator.kill()

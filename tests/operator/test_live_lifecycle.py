@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from plumbline_api.contract import EXIT_REASONS, RETRYABLE_EXIT_CODES, ExitCode
 
+from plumbline_api.contract import EXIT_REASONS, RETRYABLE_EXIT_CODES, ExitCode
 from tests.operator.job_documents import preference_job, rlvr_job
 from tests.operator.live_cluster import GROUP, Namespace, OperatorProcess, condition, eventually
 from tests.operator.simulated_kubelet import PodLife
@@ -54,7 +54,7 @@ def test_a_job_runs_to_complete_and_shows_its_result(namespace: Namespace) -> No
 def test_a_gang_of_pods_completes_when_all_have_ended(namespace: Namespace) -> None:
     namespace.create(preference_job(replicas=3))
     namespace.wait_phase("tune", "Complete")
-    pods = [pod for pod in namespace.items("pods")]
+    pods = namespace.items("pods")
     assert sorted(pod["metadata"]["name"] for pod in pods) == [f"tune-trainer-1-{rank}" for rank in range(3)]
     environment = {
         rank: {entry["name"]: entry.get("value") for entry in pod["spec"]["containers"][0]["env"]}
@@ -176,7 +176,7 @@ def test_suspend_saves_and_resume_goes_on(namespace: Namespace) -> None:
     assert status["attempts"][0]["reason"] == "StoppedSaved"
     assert status["attempts"][0]["exitCode"] == 85
     assert status["checkpoint"]["step"] == 7
-    assert not [pod for pod in namespace.items("pods")]
+    assert not namespace.items("pods")
     namespace.patch("tune", {"spec": {"runPolicy": {"suspend": False}}})
     status = namespace.wait_phase("tune", "Complete")
     assert (status["attempt"], status["failures"]) == (2, 0)

@@ -72,7 +72,12 @@ def test_a_mount_that_fails_is_known_only_from_an_event(namespace: Namespace) ->
 
 
 def test_a_quota_refuses_until_it_is_raised(namespace: Namespace) -> None:
-    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "small"}, "spec": {"hard": {"pods": "0"}}}
+    quota = {
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": {"name": "small"},
+        "spec": {"hard": {"pods": "0"}},
+    }
     path = f"/api/v1/namespaces/{namespace.name}/resourcequotas"
     namespace.api.create(path, quota)
     eventually(lambda: namespace.api.get(f"{path}/small")["status"].get("hard"), "the quota's status")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from plumbline_api import API_VERSION
 from plumbline_api.base import ApiModel
 from plumbline_api.conditions import Reason
 from plumbline_api.messages import InvalidSpec, changed_fixed_fields, validate
@@ -12,7 +13,7 @@ from plumbline_api.running import RunPolicy, Scheduling
 from plumbline_api.runtime import TrainerRuntimeSpec
 from plumbline_operator.children import snapshot_manifest
 from plumbline_operator.model import Manifest, Observed
-from plumbline_operator.resources import JOB_MODELS
+from plumbline_operator.resources import JOB_MODELS, RUNTIME_MODELS
 from plumbline_operator.snapshot import Snapshot, Spec, build_snapshot_data
 
 ERRORS_SHOWN = 8
@@ -55,6 +56,8 @@ def parse_spec(job: Mapping[str, Any]) -> Spec:
 
 def spec_change(job: Mapping[str, Any], snapshot: Snapshot) -> str:
     """What to tell about an edit of the fixed part of the spec; empty if there was none."""
+    if job["metadata"].get("generation") == 1:
+        return ""  # the API server counts every edit of a spec
     goes_on = "the run goes on with the spec it started with"
     try:
         changed = changed_fixed_fields(snapshot.accepted_spec, parse_spec(job))
@@ -100,8 +103,14 @@ def _runtime(observed: Observed, spec: Spec) -> TrainerRuntimeSpec:
         raise NotAccepted(
             Reason.RUNTIME_NOT_FOUND, f"spec.runtimeRef: there is no {reference.kind} named {reference.name}{where}"
         )
+    document = {
+        "apiVersion": API_VERSION,
+        "kind": reference.kind,
+        "metadata": {"name": reference.name},
+        "spec": observed.runtime.get("spec"),
+    }
     about = f"spec.runtimeRef: {reference.kind} {reference.name} is not valid: "
-    return _validated(TrainerRuntimeSpec, observed.runtime.get("spec") or {}, about)
+    return _validated(RUNTIME_MODELS[reference.kind], document, about).spec
 
 
 def _validated(model: type[Parsed], document: Any, about: str, *, in_cluster: bool = False) -> Parsed:

@@ -23,7 +23,7 @@ _IMAGE = frozenset(
 )
 _CONFIG = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 _MOUNT_WARNINGS = frozenset({"FailedMount", "FailedAttachVolume", "FailedMapVolume", "FailedBinding"})
-_INSUFFICIENT = re.compile(r"[Ii]nsufficient ([\w./-]+)")
+_INSUFFICIENT = re.compile(r"[Ii]nsufficient ([\w/-]+(?:\.[\w/-]+)*)")
 _MISSING_KEY = re.compile(
     r"(configmap|secret)s? .*(not found|forbidden)|non-existent (config|secret) key", re.IGNORECASE
 )

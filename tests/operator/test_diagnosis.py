@@ -1,0 +1,145 @@
+"""Why an attempt ended: one reason, whatever the pods look like."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from plumbline_operator.decide.diagnosis import Finding, diagnose_gang, diagnose_pod
+from plumbline_operator.pods import ContainerView, PodView
+
+NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
+
+
+def pod(
+    rank: int = 0, *, code: int | None = None, container: str = "trainer", at: int = 0, **fields: object
+) -> PodView:
+    """A pod whose container ended with a code `at` seconds past noon; failed unless the fields say otherwise."""
+    details = {name: fields.pop(name) for name in ("words", "why", "signal") if name in fields}
+    containers: tuple[ContainerView, ...] = ()
+    if code is not None:
+        ended = ContainerView(
+            container,
+            exit_code=code,
+            message=str(details.get("words", "")),
+            reason=str(details.get("why", "")),
+            signal=details.get("signal"),  # type: ignore[arg-type]
+            finished=NOON + timedelta(seconds=at),
+        )
+        containers = (ended,)
+    defaults: dict[str, object] = {"phase": "Failed", "node": "node-1", "containers": containers}
+    return PodView(name=f"pod-{rank}", uid=f"uid-{rank}", attempt=1, rank=rank, **{**defaults, **fields})  # type: ignore[arg-type]
+
+
+def words(reason: str, message: str) -> str:
+    return json.dumps({"contractVersion": "v1", "reason": reason, "message": message})
+
+
+STOPPING = {"deletion_time": NOON}
+
+CASES = {
+    "code 64": (pod(code=64), "ConfigError"),
+    "code 65 of the pre-flight": (pod(code=65, container="preflight"), "DataError"),
+    "code 66": (pod(code=66), "ModelError"),
+    "code 70": (pod(code=70), "TrainerBug"),
+    "code 71": (pod(code=71), "GpuOutOfMemory"),
+    "code 72": (pod(code=72), "Diverged"),
+    "code 73": (pod(code=73), "RewardFunctionError"),
+    "code 74": (pod(code=74), "CheckpointUnreadable"),
+    "code 75": (pod(code=75), "InfrastructureError"),
+    "code 75, the disk is full": (pod(code=75, words=words("DiskFull", "no space left")), "DiskFull"),
+    "code 70 that claims to be a full disk": (pod(code=70, words=words("DiskFull", "no")), "TrainerBug"),
+    "code 85": (pod(code=85), "StoppedSaved"),
+    "code 86": (pod(code=86), "StoppedNotSaved"),
+    "memory limit": (pod(code=137, why="OOMKilled"), "HostOutOfMemory"),
+    "memory limit while it is deleted": (pod(code=137, why="OOMKilled", **STOPPING), "HostOutOfMemory"),
+    "SIGKILL": (pod(code=137), "Killed"),
+    "signal reported by the runtime": (pod(code=1, signal=11), "Killed"),
+    "segmentation fault": (pod(code=139), "Killed"),
+    "any other code": (pod(code=3), "UnknownExit"),
+    "no container ever ran": (pod(reason="SomethingNew", message="by the node"), "UnknownExit"),
+    "evicted by the kubelet": (pod(reason="Evicted", message="low on memory"), "PodEvicted"),
+    "evicted by the API": (pod(code=85, disruption="EvictionByEvictionAPI", **STOPPING), "PodEvicted"),
+    "preempted": (pod(disruption="PreemptionByScheduler", **STOPPING), "PodEvicted"),
+    "refused by the node": (pod(reason="OutOfcpu"), "PodEvicted"),
+    "node shut down": (pod(code=137, reason="Terminated"), "NodeLost"),
+    "taint of a lost node": (pod(phase="Running", disruption="DeletionByTaintManager", **STOPPING), "NodeLost"),
+    "deleted, node not ready": (pod(phase="Running", node="dead", **STOPPING), "NodeLost"),
+    "deleted, node unknown": (pod(phase="Running", **STOPPING), "PodDeleted"),
+    "deleted, has saved": (pod(code=85, **STOPPING), "PodDeleted"),
+    "deleted, but diverged first": (pod(code=72, **STOPPING), "Diverged"),
+    "command not found": (pod(code=128, why="StartError", words="exec: python: not found"), "ContainerConfigError"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_each_pod_has_one_reason(name: str) -> None:
+    case, reason = CASES[name]
+    finding = diagnose_pod(case, {"dead": False, "node-1": True})
+    assert finding is not None
+    assert finding.reason == reason
+    assert finding.message
+
+
+@pytest.mark.parametrize("phase", ["Pending", "Running", "Succeeded"])
+def test_a_pod_that_lives_or_succeeded_has_none(phase: str) -> None:
+    assert diagnose_pod(pod(phase=phase), {}) is None
+
+
+def test_the_trainers_own_words_are_the_message() -> None:
+    finding = diagnose_pod(pod(code=65, words=words("DataError", "train.jsonl line 7: not JSON")), {})
+    assert finding is not None
+    assert finding.message == "train.jsonl line 7: not JSON"
+
+
+def test_words_that_are_no_json_are_shown_where_nothing_better_is_known() -> None:
+    finding = diagnose_pod(pod(code=3, words="panic: at the disco"), {})
+    assert finding is not None
+    assert "panic: at the disco" in finding.message
+
+
+GANGS = {
+    "the rank that diverged, not its peers": ([pod(0, code=75, at=1), pod(1, code=72, at=2)], "pod-1", "Diverged"),
+    "the first of two faults": ([pod(0, code=65, at=2), pod(1, code=73, at=1)], "pod-1", "RewardFunctionError"),
+    "the deleted pod, not its peers": (
+        [pod(0, code=75, at=1), pod(1, phase="Running", **STOPPING)],
+        "pod-1",
+        "PodDeleted",
+    ),
+    "memory before eviction": (
+        [pod(0, reason="Evicted"), pod(1, code=137, why="OOMKilled", at=9)],
+        "pod-1",
+        "HostOutOfMemory",
+    ),
+    "the earliest of those that lost their peers": (
+        [pod(0, code=75, at=5), pod(1, code=75, at=3)],
+        "pod-1",
+        "InfrastructureError",
+    ),
+    "a full disk is a cause, a lost peer is not": (
+        [pod(0, code=75, at=1), pod(1, code=75, at=2, words=words("DiskFull", "full"))],
+        "pod-1",
+        "DiskFull",
+    ),
+    "a crash before a stop on request": ([pod(0, code=85, at=1), pod(1, code=137, at=2)], "pod-1", "Killed"),
+}
+
+
+@pytest.mark.parametrize("name", GANGS)
+def test_a_gang_has_the_reason_of_the_pod_that_caused_it(name: str) -> None:
+    pods, culprit, reason = GANGS[name]
+    finding = diagnose_gang(pods, {})
+    assert finding is not None and finding.pod is not None
+    assert (finding.pod.name, finding.reason) == (culprit, reason)
+
+
+@pytest.mark.parametrize(
+    ("code", "permanent", "counts"),
+    [(64, True, True), (70, False, True), (74, True, True), (75, False, True), (85, False, False), (86, False, False)],
+)
+def test_what_is_repeated_and_what_counts(code: int, permanent: bool, counts: bool) -> None:
+    finding = diagnose_pod(pod(code=code), {})
+    assert isinstance(finding, Finding)
+    assert (finding.permanent, finding.counts) == (permanent, counts)

@@ -1,0 +1,124 @@
+"""The work queue: nothing is lost, nothing runs twice at once, failures come back later."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+
+from plumbline_operator import queue as queue_module
+from plumbline_operator.queue import WorkQueue
+
+
+async def worked(queue: WorkQueue[str], work: Callable[[str], Awaitable[None]], done: asyncio.Event) -> None:
+    """Runs the queue until `done`."""
+    task = asyncio.create_task(queue.run(3, work))
+    try:
+        await asyncio.wait_for(done.wait(), 10)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_waiting_key_is_there_once() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    for _ in range(5):
+        queue.add("a")
+    assert queue.depth == 1
+
+
+async def test_a_key_added_while_it_is_worked_on_is_worked_on_again_and_never_twice_at_once() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    done, active, runs = asyncio.Event(), 0, 0
+
+    async def work(key: str) -> None:
+        nonlocal active, runs
+        active, runs = active + 1, runs + 1
+        assert active == 1
+        if runs == 1:
+            queue.add(key)
+            queue.add(key)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        active -= 1
+        if runs == 2:
+            done.set()
+
+    queue.add("a")
+    await worked(queue, work, done)
+    assert (runs, queue.depth) == (2, 0)
+
+
+async def test_a_slow_key_holds_up_no_other() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    done, release = asyncio.Event(), asyncio.Event()
+
+    async def work(key: str) -> None:
+        if key == "slow":
+            await release.wait()
+        else:
+            done.set()
+
+    queue.add("slow")
+    queue.add("quick")
+    await worked(queue, work, done)
+
+
+async def test_a_failed_key_comes_back(monkeypatch) -> None:
+    monkeypatch.setattr(queue_module, "FIRST_BACKOFF_SECONDS", 0.01)
+    queue: WorkQueue[str] = WorkQueue()
+    done, runs = asyncio.Event(), 0
+
+    async def work(key: str) -> None:
+        nonlocal runs
+        runs += 1
+        if runs < 4:
+            raise RuntimeError("the API server hiccups")
+        done.set()
+
+    queue.add("a")
+    await worked(queue, work, done)
+    assert runs == 4
+
+
+def test_backoff_doubles_with_jitter_up_to_two_minutes_and_is_forgotten() -> None:
+    queue: WorkQueue[str] = WorkQueue(random_source=random.Random(1))
+    ceilings = [min(120.0, 0.5 * 2**failures) for failures in range(12)]
+    delays = [queue.backoff("a") for _ in ceilings]
+    assert all(ceiling / 2 <= delay <= ceiling for delay, ceiling in zip(delays, ceilings, strict=True))
+    queue.forget("a")
+    assert queue.backoff("a") <= 0.5
+
+
+async def test_timers_fire_in_order_and_an_earlier_one_wins() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    done, order = asyncio.Event(), []
+
+    async def work(key: str) -> None:
+        order.append(key)
+        if len(order) == 2:
+            done.set()
+
+    queue.add_after("late", 0.2)
+    queue.add_after("early", 30)
+    queue.add_after("early", 0.05)
+    queue.add_after("early", 60)
+    assert queue.scheduled == 2
+    await worked(queue, work, done)
+    assert order == ["early", "late"]
+    assert queue.scheduled == 0
+
+
+async def test_a_forgotten_timer_does_not_fire() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    done, seen = asyncio.Event(), []
+
+    async def work(key: str) -> None:
+        seen.append(key)
+        done.set()
+
+    queue.add_after("gone", 0.01)
+    queue.forget("gone")
+    queue.add_after("there", 0.1)
+    await worked(queue, work, done)
+    assert seen == ["there"]
