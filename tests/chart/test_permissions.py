@@ -99,7 +99,7 @@ NEEDED = [
     *[(verb, "trainerruntimes.plumbline.dev") for verb in ("get", "list", "watch")],
     *[(verb, kind) for kind in ("pods", "services") for verb in ("get", "list", "watch", "create", "patch", "delete")],
     *[(verb, "configmaps") for verb in ("get", "list", "watch", "create", "patch")],
-    *[(verb, "events") for verb in ("list", "watch", "create", "patch")],
+    *[(verb, "events") for verb in ("list", "watch", "create")],
     ("get", "pods/log"),
 ]  # fmt: skip
 CLUSTER_WIDE = [
@@ -117,7 +117,7 @@ FORBIDDEN = [
     ("update", "rlvrjobs.plumbline.dev"), ("create", "trainerruntimes.plumbline.dev"),
     ("create", "clustertrainerruntimes.plumbline.dev"), ("delete", "customresourcedefinitions.apiextensions.k8s.io"),
     ("create", "clusterrolebindings.rbac.authorization.k8s.io"), ("create", "rolebindings.rbac.authorization.k8s.io"),
-    ("impersonate", "users"), ("*", "*"),
+    ("patch", "events"), ("impersonate", "users"), ("*", "*"),
 ]  # fmt: skip
 
 

@@ -26,7 +26,7 @@ in all namespaces or in those of watchNamespaces.
   verbs: [get, list, watch, create, patch]
 - apiGroups: [""]
   resources: [events]
-  verbs: [list, watch, create, patch]
+  verbs: [list, watch, create]
 {{- end -}}
 
 {{- define "plumbline.clusterRules" -}}
