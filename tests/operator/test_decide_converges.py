@@ -32,6 +32,9 @@ class JobLife(RuleBasedStateMachine):
     def the_operator_settles(self) -> None:
         self.world.settle()
         assert not self.world.decide().steps, "a settled job needs nothing"
+        status = self.world.status
+        if status.phase in ("Starting", "Running"):
+            assert {pod.attempt for pod in self.world.pods.values()} <= {status.attempt}, "earlier pods are cleared"
 
     @rule(seconds=st.integers(1, 400))
     def time_passes(self, seconds: int) -> None:

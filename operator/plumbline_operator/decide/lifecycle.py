@@ -14,6 +14,7 @@ and deletions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from plumbline_api.conditions import ConditionType, Phase, Reason
@@ -39,7 +40,7 @@ from plumbline_operator.decide.diagnosis import Finding, Rank
 from plumbline_operator.decide.draft import Draft, read_status
 from plumbline_operator.decide.pending import explain
 from plumbline_operator.decide.progress import is_training, merge_last_words, merge_report
-from plumbline_operator.model import Apply, Decision, Delete, DeleteJob, Observed
+from plumbline_operator.model import Apply, Decision, Delete, DeleteJob, Observed, Step
 from plumbline_operator.resources import CONFIG_MAPS, PODS, SERVICES
 from plumbline_operator.snapshot import Snapshot, read_snapshot
 
@@ -179,6 +180,7 @@ class _Run:
         if attempt.running_time is None and (service is None or not service.cluster_ip) and not self.observed.refusals:
             manifest = service_manifest(self.observed.job, attempt.number)
             return self._continue([Apply(SERVICES, manifest)], again=True)
+        clearing = self._clear_earlier_attempts(attempt.number)
         creates: list[Apply] = []
         if attempt.running_time is None and service is not None:
             scheduling = live_scheduling(self.observed.job, self.snapshot)
@@ -196,7 +198,14 @@ class _Run:
         if self.observed.refusals:
             # What is refused is not asked for twice in one reconciliation.
             creates, after = [], min(REFUSAL_RETRY_SECONDS, after or REFUSAL_RETRY_SECONDS)
-        return self._continue(creates, after=after)
+        return self._continue([*clearing, *creates], after=after)
+
+    def _clear_earlier_attempts(self, number: int) -> list[Delete]:
+        """The pods of a failed attempt are kept for their logs only until the next one is under way."""
+        pods = [Delete(PODS, pod.name, pod.uid) for pod in self.observed.pods if pod.attempt < number]
+        return pods + [
+            Delete(SERVICES, view.name, view.uid) for view in self.observed.services if view.attempt < number
+        ]
 
     def _describe_pods(self, gang: Gang) -> None:
         draft = self.draft
@@ -338,12 +347,8 @@ class _Run:
         message = f"0 of {self.snapshot.replicas} pods run"
         self.draft.set(ConditionType.PODS_READY, "False", Reason.WAITING_FOR_PODS, message)
         self.draft.set(ConditionType.RUNNING, "False", Reason.WAITING_FOR_PODS, "not all pods run yet")
-        earlier: list[Delete] = [Delete(PODS, pod.name, pod.uid) for pod in self.observed.pods if pod.attempt < number]
-        earlier += [Delete(SERVICES, view.name, view.uid) for view in self.observed.services if view.attempt < number]
-        return self._continue(earlier, again=True)
+        return self._continue([], again=True)
 
-    def _continue(
-        self, steps: list[Apply] | list[Delete], *, after: float | None = None, again: bool = False
-    ) -> Decision:
+    def _continue(self, steps: Sequence[Step], *, after: float | None = None, again: bool = False) -> Decision:
         usage.update_usage(self.status, self.snapshot, self.now)
         return self.draft.decision(*steps, requeue_after=after, again=again)
