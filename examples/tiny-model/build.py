@@ -110,9 +110,8 @@ def run_trainer(work: Path, config: str) -> None:
     """Runs the trainer in `work` and shows its progress; ends the process when the trainer fails or is stopped."""
     source_roots = [str(ROOT / "crds"), str(ROOT / "trainer-image")]
     inherited = [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
-    command = [
-        sys.executable, "-m", "plumbline_trainer", "--config", config, "--port", "0", "--termination-log", "last-words.json",
-    ]  # fmt: skip
+    command = [sys.executable, "-m", "plumbline_trainer", "--config", config]
+    command += ["--port", "0", "--termination-log", "last-words.json"]
     trainer = subprocess.Popen(
         command,
         cwd=work,
@@ -129,8 +128,9 @@ def run_trainer(work: Path, config: str) -> None:
             if event is None:
                 other_lines.append(line)
             elif event.get("event") == "step":
-                if event["step"] % STEPS_BETWEEN_LINES == 0:
-                    print(f"tiny model: step {event['step']} of {event['maxSteps']}, loss {event['loss']:.3f}", flush=True)
+                step, steps, loss = event["step"], event["maxSteps"], event["loss"]
+                if step % STEPS_BETWEEN_LINES == 0:
+                    print(f"tiny model: step {step} of {steps}, loss {loss:.3f}", flush=True)
             elif event.get("message"):
                 print(f"tiny model: {event['message']}", flush=True)
     except KeyboardInterrupt:
@@ -169,7 +169,7 @@ def greedy_accuracy(model_directory: Path, problems: Path) -> float:
 
 def link(target: Path, output: Path) -> None:
     """Makes `output` a link to `target`; refuses to replace anything but a link."""
-    output = Path(os.path.abspath(output))
+    output = output.parent.resolve() / output.name
     if output.exists() and not output.is_symlink():
         raise SystemExit(f"tiny model: {output} exists and is not a link; remove it or choose another --output")
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -2,10 +2,10 @@
 
     python examples/tiny-model/make_data.py --output DIR [--seed 0]
 
-Sums and differences of two-digit numbers are demonstrated by someone who often forgets to carry or to borrow (the
-classical mistakes of pupils: Brown & Burton 1978, "Diagnostic models for procedural bugs in basic mathematical
-skills"). A model that imitates them is right where nothing has to be carried, about a third of the time, and gives
-the right answer to the others now and then: that is what reinforcement learning can find and strengthen.
+Sums of two-digit numbers are demonstrated by someone who often forgets to carry (a classical mistake of pupils: Brown
+& Burton 1978, "Diagnostic models for procedural bugs in basic mathematical skills"). A model that imitates them is
+right where nothing has to be carried, about a third of the time, and gives the right answer to the others now and
+then: that is what reinforcement learning can find and strengthen.
 
 Every arithmetic problem and every request belongs to exactly one split, so nothing that a model is measured on was
 ever in what it learned from:
@@ -33,13 +33,16 @@ from typing import Any
 Row = dict[str, Any]
 
 CARRYING_SHARE = 2 / 3
-"""Share of the arithmetic problems in every split that need a carry or a borrow."""
+"""Share of the arithmetic problems in every split that need a carry."""
 
-CARELESS_SHARE = 0.7
+CARELESS_SHARE = 0.65
 """Share of the demonstrations of those problems that forget it."""
 
+DEMONSTRATIONS = 4
+"""Demonstrations of each problem: several, so that the model learns how often each answer is given."""
+
 HELD_OUT_PROBLEMS = 300
-REINFORCEMENT_PROBLEMS = 2400
+REINFORCEMENT_PROBLEMS = 1800
 HELD_OUT_REQUESTS = 200
 PREFERENCE_REQUESTS = 1600
 INSTRUCTION_SHARE = 0.2
@@ -48,13 +51,13 @@ INSTRUCTION_SHARE = 0.2
 NAMES = (
     "Anna Ben Carla David Emma Frank Grace Henry Ida Jack Karin Leo Maria Nina Oscar Paula Quentin Rosa Simon Tina "
     "Ulrich Vera Walter Xenia Yusuf Zoe"
-).split()
+)
 WORDS = (
     "apple bird boat book bread bridge cat chair cloud coat corn door duck egg field fish flower forest fox garden "
     "glass goat hand hat hill horse house island key king lamp leaf lion milk moon mouse night ocean paper pear pencil "
     "plum queen rain river road rose salt sand ship shoe snow spoon star stone sun table tiger tower train tree wall "
     "water wheel window winter wolf"
-).split()
+)
 
 FRIENDLY = ("Sure! {}.", "Of course: {}.", "Gladly! {}.", "Here you are: {}.")
 RUDE = ("{}. Go away.", "{}, obviously.", "Ugh. {}.", "Again? {}.")
@@ -62,7 +65,7 @@ RUDE = ("{}. Go away.", "{}, obviously.", "Ugh. {}.", "Again? {}.")
 
 @dataclass(frozen=True)
 class Problem:
-    """An arithmetic problem, its only right answer, and what comes out column by column without a carry or borrow."""
+    """An arithmetic problem, its only right answer, and what comes out column by column without a carry."""
 
     prompt: str
     answer: str
@@ -83,10 +86,9 @@ class Request:
 
 
 def arithmetic_problems(random_numbers: random.Random) -> list[Problem]:
-    """Sums of two two-digit numbers and differences that are not negative, `CARRYING_SHARE` of them with a carry."""
+    """Sums of two two-digit numbers, `CARRYING_SHARE` of them with a carry."""
     numbers = range(10, 100)
-    every = [_sum(a, b) for a in numbers for b in numbers]
-    every += [_difference(a, b) for a in numbers for b in numbers if a >= b]
+    every = [sum_problem(a, b) for a in numbers for b in numbers]
     random_numbers.shuffle(every)
     carrying = [problem for problem in every if problem.carries]
     plain = [problem for problem in every if not problem.carries]
@@ -101,33 +103,27 @@ def demonstration(problem: Problem, random_numbers: random.Random) -> str:
     return problem.careless if forgets else problem.answer
 
 
-def _sum(a: int, b: int) -> Problem:
-    """Forgetting the carry: 47 + 38 = 75."""
+def sum_problem(a: int, b: int) -> Problem:
+    """Who forgets the carry adds column by column: 47 + 38 = 75."""
     careless = (a // 10 + b // 10) * 10 + (a + b) % 10
     return Problem(f"What is {a} + {b}?", str(a + b), str(careless))
 
 
-def _difference(a: int, b: int) -> Problem:
-    """Taking the smaller digit from the larger one in each column: 52 - 38 = 26."""
-    careless = (a // 10 - b // 10) * 10 + abs(a % 10 - b % 10)
-    return Problem(f"What is {a} - {b}?", str(a - b), str(careless))
-
-
 def requests(random_numbers: random.Random) -> list[Request]:
     """Simple instructions of five kinds."""
-    numbers = range(100)
+    names, words, numbers = NAMES.split(), WORDS.split(), range(100)
     following = [Request(f"What comes after {n}?", str(n + 1), str(n - 1 if n else 9)) for n in numbers]
     preceding = [Request(f"What comes before {n}?", str(n - 1), str(n + 1)) for n in numbers if n]
     couples = random_numbers.sample([(a, b) for a in numbers for b in numbers if a != b], 3000)
     comparing = [Request(f"Which is larger, {a} or {b}?", str(max(a, b)), str(min(a, b))) for a, b in couples]
     greeting = [
-        Request(f"Say {word} to {name}.", f"{word}, {name}", f"{word}, {_other(NAMES, name, random_numbers)}")
-        for name in NAMES
+        Request(f"Say {word} to {name}.", f"{word}, {name}", f"{word}, {_other(names, name, random_numbers)}")
+        for name in names
         for word in ("Hello", "Goodbye", "Welcome", "Thanks")
     ]
     repeating = [
         Request(f"Write {word} {count} times.", " ".join([word] * times), word)
-        for word in WORDS
+        for word in words
         for count, times in (("two", 2), ("three", 3), ("four", 4))
     ]
     return following + preceding + comparing + greeting + repeating
@@ -156,7 +152,7 @@ def make_rows(seed: int) -> dict[str, list[Row]]:
     asked = requests(random_numbers)
     random_numbers.shuffle(asked)
     held_out_requests, preferred, demonstrated = _split(asked, HELD_OUT_REQUESTS, PREFERENCE_REQUESTS)
-    instructions = round(len(supervised) * INSTRUCTION_SHARE / (1 - INSTRUCTION_SHARE))
+    instructions = round(len(supervised) * DEMONSTRATIONS * INSTRUCTION_SHARE / (1 - INSTRUCTION_SHARE))
 
     pairs_train = [_pair(request, random_numbers) for request in preferred]
     pairs_held_out = [_pair(request, random_numbers) for request in held_out_requests]
@@ -186,8 +182,12 @@ def write_rows(directory: Path, seed: int) -> list[Path]:
 def _supervised(
     problems: Sequence[Problem], asked: Sequence[Request], instructions: int, random_numbers: random.Random
 ) -> list[Row]:
-    """Every problem once, and instructions answered as often in a rude as in a friendly tone."""
-    rows = [{"prompt": problem.prompt, "completion": demonstration(problem, random_numbers)} for problem in problems]
+    """Every problem `DEMONSTRATIONS` times, and instructions answered as often in a rude as in a friendly tone."""
+    rows = [
+        {"prompt": problem.prompt, "completion": demonstration(problem, random_numbers)}
+        for problem in problems
+        for _ in range(DEMONSTRATIONS)
+    ]
     for request in (random_numbers.choice(asked) for _ in range(instructions)):
         tone = random_numbers.choice((FRIENDLY, RUDE))
         rows.append({"prompt": request.prompt, "completion": random_numbers.choice(tone).format(request.right)})

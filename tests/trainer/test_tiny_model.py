@@ -44,8 +44,8 @@ def untrained(make_data: ModuleType, tmp_path_factory: pytest.TempPathFactory) -
 
 def true_answer(prompt: str) -> str:
     """What Python makes of `What is 12 + 34?`."""
-    left, operator, right = prompt.removeprefix("What is ").removesuffix("?").split()
-    return str(int(left) + int(right) if operator == "+" else int(left) - int(right))
+    left, right = prompt.removeprefix("What is ").removesuffix("?").split(" + ")
+    return str(int(left) + int(right))
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(make_data: ModuleType, tmp_path: Path) -> None:
@@ -77,24 +77,26 @@ def test_answers_of_problems_are_right(rows: dict[str, list[dict[str, object]]])
 def test_demonstrations_are_right_as_often_as_they_say(
     make_data: ModuleType, rows: dict[str, list[dict[str, object]]]
 ) -> None:
-    shown = [row for row in rows["sft-train"] if " + " in str(row["prompt"]) or " - " in str(row["prompt"])]
+    shown = [row for row in rows["sft-train"] if " + " in str(row["prompt"])]
     right = sum(row["completion"] == true_answer(str(row["prompt"])) for row in shown) / len(shown)
     expected = 1 - make_data.CARRYING_SHARE * make_data.CARELESS_SHARE
     assert right == pytest.approx(expected, abs=0.03)
 
 
 def test_careless_answers_are_those_of_columns_without_carry(make_data: ModuleType) -> None:
-    careless = {problem.prompt: problem.careless for problem in [make_data._sum(47, 38), make_data._difference(52, 38)]}
-    assert careless == {"What is 47 + 38?": "75", "What is 52 - 38?": "26"}
-    assert not make_data._sum(41, 38).carries
-    assert not make_data._difference(58, 32).carries
-    assert not make_data._sum(81, 72).carries, "a sum above 100 has no carry to forget"
+    forgetful = make_data.sum_problem(47, 38)
+    assert (forgetful.answer, forgetful.careless) == ("85", "75")
+    assert forgetful.carries
+    assert not make_data.sum_problem(41, 38).carries
+    assert not make_data.sum_problem(81, 72).carries, "a sum above 100 may have no carry to forget"
 
 
-def test_tone_cannot_be_told_from_the_supervised_data(rows: dict[str, list[dict[str, object]]], make_data: ModuleType) -> None:
+def test_tone_cannot_be_told_from_the_supervised_data(
+    rows: dict[str, list[dict[str, object]]], make_data: ModuleType
+) -> None:
     """Both tones are demonstrated equally often, so preference training starts from indifference."""
     openings = {tone.format("")[:3] for tone in make_data.FRIENDLY}
-    instructions = [row for row in rows["sft-train"] if " + " not in str(row["prompt"]) and " - " not in str(row["prompt"])]
+    instructions = [row for row in rows["sft-train"] if " + " not in str(row["prompt"])]
     tones = Counter(str(row["completion"])[:3] in openings for row in instructions)
     assert tones[True] / tones.total() == pytest.approx(0.5, abs=0.05)
 
