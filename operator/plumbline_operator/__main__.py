@@ -13,6 +13,7 @@ import aiohttp
 from plumbline_api import GROUP, VERSION
 from plumbline_operator.api import Api, ApiError
 from plumbline_operator.audit import Audit
+from plumbline_operator.departed import DepartedPods
 from plumbline_operator.health import HealthServer
 from plumbline_operator.login import load_configuration
 from plumbline_operator.logs import configure_logs
@@ -73,6 +74,7 @@ async def run(options: argparse.Namespace) -> None:
     """Runs until a signal; raises when a part of the operator dies."""
     configuration = await load_configuration(options.kubeconfig)
     jobs, activity, queue = JobRegistry(), WatchActivity(), WorkQueue[JobKey]()
+    departed = DepartedPods()
     metrics = OperatorMetrics(jobs, queue, activity)
     api = Api(configuration, metrics.requested)
     puller = StatusPuller(
@@ -82,8 +84,8 @@ async def run(options: argparse.Namespace) -> None:
         progress_interval=options.progress_interval,
         pull_seconds=options.status_interval,
     )
-    reconciler = Reconciler(api, queue, jobs, puller, metrics, progress_interval=options.progress_interval)
-    watcher = Watcher(queue, jobs, activity)
+    reconciler = Reconciler(api, queue, jobs, puller, departed, metrics, progress_interval=options.progress_interval)
+    watcher = Watcher(queue, jobs, departed, activity)
     audit = Audit(api, AUDITED, options.namespace, watcher.concern)
     watching = asyncio.Event()
     health = HealthServer(options.health_port, audit.silent, watching.is_set)

@@ -53,6 +53,8 @@ class Observed:
     runtime: Mapping[str, Any] | None = None
     """The runtime that the spec names; read only while there is no snapshot."""
     pods: tuple[PodView, ...] = ()
+    departed: tuple[PodView, ...] = ()
+    """Last states of pods that are gone, as far as the watch delivered them."""
     services: tuple[ServiceView, ...] = ()
     foreign: tuple[str, ...] = ()
     """Objects that stand where a child would go and belong to another job, or to an earlier one of this name."""

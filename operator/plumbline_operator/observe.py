@@ -20,6 +20,7 @@ from plumbline_operator.decide.acceptance import runtime_reference
 from plumbline_operator.decide.attempts import LOG_TAIL_LIMIT
 from plumbline_operator.decide.conditions import is_terminal
 from plumbline_operator.decide.draft import read_status
+from plumbline_operator.departed import DepartedPods
 from plumbline_operator.model import Observed, PodWarning, ServiceView
 from plumbline_operator.pods import PREFLIGHT_CONTAINER, TRAINER_CONTAINER, PodView, read_pod
 from plumbline_operator.resources import (
@@ -42,7 +43,7 @@ LOG_TIMEOUT_SECONDS = 4.0
 logger = logging.getLogger(__name__)
 
 
-async def observe(api: Api, key: JobKey, report: StatusReport | None) -> Observed | None:
+async def observe(api: Api, key: JobKey, report: StatusReport | None, departed: DepartedPods) -> Observed | None:
     """Everything that `decide` needs about a job; None if the job is gone. `report` is the last one of rank 0."""
     job = await api.get(key.resource, key.namespace, key.name)
     if job is None:
@@ -68,6 +69,7 @@ async def observe(api: Api, key: JobKey, report: StatusReport | None) -> Observe
         snapshot=snapshot,
         runtime=runtime,
         pods=ours,
+        departed=tuple(pod for pod in departed.of(key, uid) if pod.uid not in {present.uid for present in ours}),
         services=tuple(_service_view(service, key.name) for service in services if _belongs(service, uid)),
         foreign=tuple(foreign),
         warnings=await _warnings(api, key.namespace, waiting) if waiting else (),

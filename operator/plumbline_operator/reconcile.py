@@ -12,6 +12,7 @@ from plumbline_operator.api import Api
 from plumbline_operator.apply import JobChanged, apply
 from plumbline_operator.decide import decide
 from plumbline_operator.decide.draft import read_status
+from plumbline_operator.departed import DepartedPods
 from plumbline_operator.metrics import OperatorMetrics
 from plumbline_operator.model import Decision, Observed, Refusal, WriteStatus
 from plumbline_operator.observe import observe
@@ -35,6 +36,7 @@ class Reconciler:
         queue: WorkQueue[JobKey],
         registry: JobRegistry,
         puller: StatusPuller,
+        departed: DepartedPods,
         metrics: OperatorMetrics,
         *,
         progress_interval: float,
@@ -44,6 +46,7 @@ class Reconciler:
         self._queue = queue
         self._registry = registry
         self._puller = puller
+        self._departed = departed
         self._metrics = metrics
         self._progress_interval = progress_interval
         self._clock = clock
@@ -61,7 +64,7 @@ class Reconciler:
     async def _reconcile(self, key: JobKey) -> str:
         refusals: tuple[Refusal, ...] = ()
         for _ in range(MOST_ROUNDS):
-            observed = await observe(self._api, key, self._puller.report(key))
+            observed = await observe(self._api, key, self._puller.report(key), self._departed)
             if observed is None:
                 self._forget(key)
                 return "gone"
@@ -100,6 +103,7 @@ class Reconciler:
     def _forget(self, key: JobKey) -> None:
         self._registry.remove(key)
         self._puller.forget(key)
+        self._departed.forget(key)
         self._queue.forget(key)
         self._status_written.pop(key, None)
 

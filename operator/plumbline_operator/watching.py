@@ -14,6 +14,7 @@ import kopf
 from kubernetes.aio.client import Configuration
 
 from plumbline_operator.audit import Audit
+from plumbline_operator.departed import DepartedPods
 from plumbline_operator.login import connection_info
 from plumbline_operator.metrics import WatchActivity
 from plumbline_operator.queue import WorkQueue
@@ -25,6 +26,7 @@ from plumbline_operator.resources import (
     JOB_UID_LABEL,
     JOBS,
     KIND_LABEL,
+    PODS,
     RUNTIMES,
     JobKey,
     Resource,
@@ -39,9 +41,12 @@ _POD_NAME_PARTS = 3
 class Watcher:
     """Handlers of all watched resources."""
 
-    def __init__(self, queue: WorkQueue[JobKey], jobs: JobRegistry, activity: WatchActivity) -> None:
+    def __init__(
+        self, queue: WorkQueue[JobKey], jobs: JobRegistry, departed: DepartedPods, activity: WatchActivity
+    ) -> None:
         self._queue = queue
         self._jobs = jobs
+        self._departed = departed
         self._activity = activity
 
     def concern(self, resource: Resource, document: Mapping[str, Any]) -> None:
@@ -55,10 +60,9 @@ class Watcher:
         elif resource == EVENTS:
             self._concern_pod_event(document)
         else:
-            labels = metadata.get("labels") or {}
-            kind, name = labels.get(KIND_LABEL), labels.get(JOB_NAME_LABEL)
-            if kind in JOBS and name:
-                self._queue.add(JobKey(kind, metadata["namespace"], name))
+            owner = _owner(metadata)
+            if owner is not None:
+                self._queue.add(owner)
 
     def know(self, resource: Resource, document: Mapping[str, Any]) -> None:
         """Remember a job's phase and the runtime that it names."""
@@ -71,6 +75,12 @@ class Watcher:
             scope = key.namespace if kind == "TrainerRuntime" else None
             runtime: RuntimeName = (kind, scope, str(reference["name"]))
             self._jobs.names_runtime(key, runtime)
+
+    def remember(self, pod: Mapping[str, Any]) -> None:
+        """Keep the last state of a pod that was deleted."""
+        key = _owner(pod["metadata"])
+        if key is not None and key in self._jobs:
+            self._departed.store(key, pod)
 
     def _concern_pod_event(self, event: Mapping[str, Any]) -> None:
         involved = event.get("involvedObject") or {}
@@ -95,12 +105,21 @@ class Watcher:
                 audit.delivered(resource, document["metadata"], deleted)
             if resource.kind in JOBS and not deleted:
                 self.know(resource, document)
+            elif resource == PODS and deleted:
+                self.remember(document)
             self.concern(resource, document)
 
         register = kopf.on.event(
             resource.group, resource.version, resource.plural, registry=registry, id=f"watch-{resource.plural}"
         )
         register(on_event)
+
+
+def _owner(metadata: Mapping[str, Any]) -> JobKey | None:
+    """The job that a child's labels name."""
+    labels = metadata.get("labels") or {}
+    kind, name = labels.get(KIND_LABEL), labels.get(JOB_NAME_LABEL)
+    return JobKey(kind, metadata["namespace"], name) if kind in JOBS and name else None
 
 
 def kopf_settings() -> kopf.OperatorSettings:

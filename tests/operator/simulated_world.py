@@ -41,6 +41,7 @@ class World:
         self.snapshot: dict[str, Any] | None = None
         self.services: dict[str, ServiceView] = {}
         self.pods: dict[str, PodView] = {}
+        self.departed: dict[str, PodView] = {}
         self.events: list[PostEvent] = []
         self.created: list[str] = []
         self.warnings: tuple[PodWarning, ...] = ()
@@ -59,6 +60,7 @@ class World:
             snapshot=self.snapshot,
             runtime=self.runtime,
             pods=tuple(self.pods.values()),
+            departed=tuple(self.departed.values()),
             services=tuple(self.services.values()),
             foreign=self.foreign,
             warnings=self.warnings,
@@ -159,8 +161,10 @@ class World:
         self._change(name, deletion_time=self.now + GRACE)
 
     def remove_pod(self, name: str) -> None:
-        """The kubelet has seen the containers end."""
-        del self.pods[name]
+        """The kubelet has seen the containers end; the watch may tell in which state."""
+        pod = self.pods.pop(name)
+        if any(container.terminated for container in pod.containers):
+            self.departed[name] = pod
 
     def _change(self, name: str, **changes: Any) -> None:
         self.pods[name] = dataclasses.replace(self.pods[name], **changes)

@@ -19,7 +19,7 @@ def running(**arguments: object) -> World:
 
 
 def words(**more: object) -> str:
-    return json.dumps({"contractVersion": "v1", "reason": "Completed", **more})
+    return json.dumps({"contractVersion": "v1", "reason": "Completed"} | more)
 
 
 # acceptance
@@ -274,6 +274,18 @@ def test_the_next_attempt_waits_until_no_pod_of_the_last_one_can_write() -> None
     assert world.status.attempt == 2
 
 
+def test_pods_of_an_earlier_attempt_are_cleared_even_after_a_crash_between_the_two() -> None:
+    world = running()
+    world.end_pod("tune-trainer-1-0", 75)
+    world.carry_out(world.decide().steps)
+    opens = world.decide().steps
+    world.carry_out(opens[: [type(step) for step in opens].index(WriteStatus) + 1])
+    assert (world.status.attempt, "tune-trainer-1-0" in world.pods) == (2, True)
+    world.settle()
+    assert set(world.pods) == {"tune-trainer-2-0"}
+    assert set(world.services) == {"tune-2"}
+
+
 def test_a_pod_on_a_dead_node_is_given_up_after_its_grace_period() -> None:
     world = running(replicas=2)
     world.end_pod("tune-trainer-1-0", 75)
@@ -341,6 +353,24 @@ def test_suspend_stops_pods_and_stays_open_until_they_are_gone() -> None:
     world.set_policy(suspend=False)
     world.settle()
     assert (world.status.attempt, world.status.failures) == (2, 0)
+
+
+@pytest.mark.parametrize("seen", ["before its attempt is closed", "after"])
+def test_what_a_pod_said_before_it_was_gone_is_kept(seen: str) -> None:
+    world = running()
+    world.set_policy(suspend=True)
+    world.settle()
+    checkpoint = {"step": 7, "time": "2030-01-01T00:00:00Z", "uri": "u", "digest": "d", "verified": True}
+    world.end_pod("tune-trainer-1-0", 85, words(reason="StoppedSaved", checkpoint=checkpoint))
+    world.remove_pod("tune-trainer-1-0")
+    late, world.departed = world.departed, {} if seen == "after" else world.departed
+    world.settle()
+    assert world.status.phase == "Suspended"
+    world.departed = late
+    world.settle()
+    assert (world.status.attempts[0].reason, world.status.attempts[0].exit_code) == ("StoppedSaved", 85)
+    assert world.status.checkpoint.step == 7
+    assert not world.decide().steps
 
 
 def test_resuming_while_the_pods_still_stop_waits_for_them() -> None:

@@ -28,6 +28,8 @@ class Gang:
     attempt: Attempt
     replicas: int
     pods: tuple[PodView, ...]
+    departed: tuple[PodView, ...] = ()
+    """Pods of the attempt that are gone, in their last state."""
 
     @property
     def missing(self) -> list[int]:
@@ -51,8 +53,9 @@ class Gang:
 
     @property
     def words(self) -> TerminationMessage | None:
-        """Last words of rank 0, once it has ended."""
-        trainer = self.leader.trainer if self.leader else None
+        """Last words of rank 0, once it has ended, even if it is gone."""
+        leader = self.leader or next((pod for pod in self.departed if pod.rank == 0), None)
+        trainer = leader.trainer if leader else None
         return last_words(trainer) if trainer is not None and trainer.terminated else None
 
     @property
@@ -63,20 +66,20 @@ class Gang:
 
 
 def gang_of(attempt: Attempt, replicas: int, observed: Observed) -> Gang:
-    pods = sorted((pod for pod in observed.pods if pod.attempt == attempt.number), key=lambda pod: pod.rank)
-    return Gang(attempt, replicas, tuple(pods))
+    def ours(pods: Sequence[PodView]) -> tuple[PodView, ...]:
+        return tuple(sorted((pod for pod in pods if pod.attempt == attempt.number), key=lambda pod: pod.rank))
+
+    return Gang(attempt, replicas, ours(observed.pods), ours(observed.departed))
 
 
-def cause_of_end(gang: Gang, observed: Observed, stop_requested: bool) -> Finding | None:
+def cause_of_end(gang: Gang, observed: Observed) -> Finding | None:
     """Why the attempt is over, or None while it goes on.
 
     A pod that never ran and is missing is only not there yet: it is created (again). Once all pods ran, a missing pod
-    was deleted. While the job is being suspended the operator itself has deleted the pods, so deletion says nothing.
+    was deleted.
     """
     finding = diagnose_gang(list(gang.pods), observed.nodes)
-    if finding is not None and stop_requested and finding.reason == Reason.POD_DELETED:
-        return None
-    if finding is None and gang.attempt.running_time is not None and gang.missing and not stop_requested:
+    if finding is None and gang.attempt.running_time is not None and gang.missing:
         return Finding(
             reason=Reason.POD_DELETED,
             message=f"the pod of rank {gang.missing[0]} was deleted",

@@ -126,6 +126,8 @@ class _Run:
         gang = gang_of(attempt, self.snapshot.replicas, self.observed)
         self._set_results(gang)
         if attempt.end_time is not None:
+            if attempt.exit_code is None:
+                self._remember_exit(gang)
             return self._between_attempts()
         return self._during_attempt(gang)
 
@@ -162,11 +164,11 @@ class _Run:
         if gang.succeeded:
             return self._complete(gang)
         stopping = self.policy.suspend or self.status.phase == Phase.SUSPENDING
-        finding = cause_of_end(gang, self.observed, stopping)
+        finding = cause_of_end(gang, self.observed)
         if finding is not None and finding.permanent:
             return self._fail(gang, finding, finding.message)
         if stopping:
-            return self._suspend(gang, finding)
+            return self._suspend(gang)
         left = self._deadline_left()
         if left is not None and left <= 0:
             return self._deadline_exceeded(gang)
@@ -284,7 +286,7 @@ class _Run:
 
     # suspended and between attempts
 
-    def _suspend(self, gang: Gang, finding: Finding | None) -> Decision:
+    def _suspend(self, gang: Gang) -> Decision:
         """SIGTERM, save, exit: the attempt stays open until its pods are gone, and does not count whatever they say."""
         if unfinished(gang.pods):
             self.status.phase = Phase.SUSPENDING
@@ -300,11 +302,13 @@ class _Run:
         return self._between_attempts()
 
     def _remember_exit(self, gang: Gang) -> None:
-        """The pods are deleted, so what they said on their way out is kept now."""
-        ended = [container for pod in gang.pods if (container := pod.failed_container) is not None]
+        """Pods that were deleted say on their way out whether they have saved."""
+        attempt = gang.attempt
+        ended = [c for pod in (*gang.pods, *gang.departed) if (c := pod.failed_container) is not None]
         for container in ended[:1]:  # in order of rank
-            gang.attempt.exit_code = code = container.exit_code
-            gang.attempt.reason = EXIT_REASONS[ExitCode(code)] if code in EXIT_REASONS else Reason.KILLED
+            attempt.exit_code = code = container.exit_code
+            if attempt.reason in ("", Reason.SUSPENDED_BY_USER):
+                attempt.reason = EXIT_REASONS[ExitCode(code)] if code in EXIT_REASONS else Reason.KILLED
 
     def _between_attempts(self) -> Decision:
         """No attempt is open: suspended, waiting for pods to be gone, in backoff, or ready to start the next."""
