@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import subprocess
 import sys
 import uuid
@@ -57,7 +56,6 @@ def tiny_model() -> Path:
     subprocess.run(
         [sys.executable, str(ROOT / "examples" / "tiny-model" / "build.py"), "--output", str(output)],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "2"},
         check=True,
     )
     return output
