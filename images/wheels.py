@@ -23,8 +23,8 @@ CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 def ensure(image: Image, torch_index: str) -> Path:
     """Return a folder with a wheel for every line of the image's requirements, downloaded if it is not there.
 
-    `torch_index`: package index to take torch from; where it is empty, pip's own configuration has to offer a CPU
-    build.
+    `torch_index`: package index to take torch from; where it is empty, pip's own configuration may offer a CPU build,
+    else PyTorch's index of CPU builds is asked.
     """
     pins = [pin for file in image.requirements for pin in read_pins(ROOT / file)]
     key = hashlib.sha256(repr((sorted(pins), torch_index, TARGET, PLATFORMS)).encode()).hexdigest()[:12]
@@ -52,14 +52,13 @@ def _download_torch(pin: str, folder: Path, index: str) -> None:
     if index:
         _download([pin], folder, "--index-url", index)
         return
+    # Only the local version tells a CPU build; without it pip would take gigabytes of CUDA from the public index.
+    cpu_pin = f"{pin}+cpu"
     try:
-        # Only the local version tells a CPU build; without it pip would take gigabytes of CUDA from the public index.
-        _download([f"{pin}+cpu"], folder)
-    except RuntimeError as error:
-        raise RuntimeError(
-            f"pip finds no CPU build of {pin} where it is configured to look.\n"
-            f"Set TORCH_INDEX_URL={CPU_INDEX} to take it from PyTorch's own index.\n{error}"
-        ) from None
+        _download([cpu_pin], folder)
+    except RuntimeError:
+        say(f"pip is not configured to find {cpu_pin}: taking it from {CPU_INDEX}")
+        _download([cpu_pin], folder, "--index-url", CPU_INDEX)
 
 
 def _download(pins: list[str], folder: Path, *options: str) -> None:

@@ -1,7 +1,7 @@
 """Creates or refreshes the virtual environment `.venv` with the pinned requirements; a second run takes no time.
 
-`TORCH_INDEX_URL` names an extra package index for torch, such as PyTorch's own index of CPU wheels; without it
-pip takes what its configuration offers.
+torch comes as its CPU build: from where pip is configured to look, else from PyTorch's own index; `TORCH_INDEX_URL`
+names another one, such as an index of CUDA builds.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = ROOT / ".venv"
 STAMP = ENVIRONMENT / "plumbline.stamp"
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
 
 def inputs_digest() -> str:
@@ -49,13 +50,28 @@ def create() -> None:
         subprocess.run(command, check=True)
 
 
+def torch_attempts(pin: str) -> list[list[str]]:
+    """What pip is asked for, one after the other, until one succeeds."""
+    index = os.environ.get("TORCH_INDEX_URL")
+    if index:
+        return [[pin, "--extra-index-url", index]]
+    # only the local version tells a CPU build; the public index has gigabytes of CUDA under the plain one
+    return [[f"{pin}+cpu"], [f"{pin}+cpu", "--extra-index-url", CPU_INDEX]]
+
+
 def install() -> None:
     """Installs the project, its extras and its tools at the versions of `requirements/`."""
     pip = [str(ENVIRONMENT / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    trainer = (ROOT / "requirements" / "trainer.txt").read_text().splitlines()
+    pin = next(line for line in trainer if line.startswith("torch=="))
+    attempts = torch_attempts(pin)
+    for attempt in attempts:
+        last = attempt is attempts[-1]
+        quiet = None if last else subprocess.DEVNULL
+        if not subprocess.run([*pip, *attempt], check=last, stdout=quiet, stderr=quiet).returncode:
+            break
     constraints = [argument for path in sorted((ROOT / "requirements").glob("*.txt")) for argument in ("-c", str(path))]
-    index = os.environ.get("TORCH_INDEX_URL")
-    extra_index = ["--extra-index-url", index] if index else []
-    subprocess.run([*pip, *extra_index, *constraints, "-e", f"{ROOT}[dev]"], check=True)
+    subprocess.run([*pip, *constraints, "-e", f"{ROOT}[dev]"], check=True)
 
 
 def main() -> None:
