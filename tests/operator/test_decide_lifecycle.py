@@ -168,6 +168,15 @@ def test_progress_alone_is_not_urgent_but_a_transition_is() -> None:
     assert [step.urgent for step in world.decide().steps if isinstance(step, WriteStatus)] == [True]
 
 
+def test_time_alone_is_no_reason_to_write() -> None:
+    world = running()
+    world.pass_time(1000)
+    assert not world.decide().steps
+    world.report = StatusReport(state="training", attempt=1, step=1, max_steps=40)
+    world.settle()
+    assert world.status.usage.pod_seconds == 1000, "the bill is brought up to date with the next news"
+
+
 def test_refused_pods_are_asked_for_again_later() -> None:
     world = World()
     for _ in range(3):

@@ -56,7 +56,9 @@ class Draft:
         self.status.observed_generation = self.generation
         self.status.reason = leading_reason(self.status, _LEADING.get(self.status.phase, ()))
         first: list[Step] = []
-        if self.status != self.stored:
+        # The bill grows every second. It is written along with what is new, and is no reason to write by itself: the
+        # write would come back as an event, and the next reconciliation would find the bill grown again.
+        if self.status.model_copy(update={"usage": None}) != self.stored.model_copy(update={"usage": None}):
             first.extend(transition_events(self.stored, self.status))
             first.append(WriteStatus(self.status, urgent=is_urgent(self.stored, self.status)))
         return Decision(steps=(*first, *steps), requeue_after=requeue_after, again=again)
