@@ -18,6 +18,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -59,14 +60,13 @@ def build(cache: Path) -> Path:
         print(f"tiny model: up to date in {finished}", flush=True)
         return finished
     cache.mkdir(parents=True, exist_ok=True)
-    with _only_builder(cache / f"{finished.name}.lock"):
-        if (finished / SUMMARY).exists():
-            return finished
-        _make(cache / f"{finished.name}.partial", finished, digest)
+    with _only_builder(cache / f"{finished.name}.lock") as lock:
+        if not (finished / SUMMARY).exists():
+            _make(cache / f"{finished.name}.partial", finished, digest, lock)
     return finished
 
 
-def _make(work: Path, finished: Path, digest: str) -> None:
+def _make(work: Path, finished: Path, digest: str, lock: int) -> None:
     started, cpu_before = time.monotonic(), _child_cpu_seconds()
     # imports of torch and transformers take seconds and are not needed when the model is there
     sys.path.insert(0, str(HERE))
@@ -82,7 +82,7 @@ def _make(work: Path, finished: Path, digest: str) -> None:
         (work / "ready").write_text(str(parameters))
     else:
         print("tiny model: going on with an interrupted run", flush=True)
-    run_trainer(work, "sft.yaml")
+    run_trainer(work, "sft.yaml", lock)
     accuracy = greedy_accuracy(work / "model", work / "data" / "prompts-heldout.jsonl")
     summary = {
         "accuracy": accuracy,
@@ -106,8 +106,12 @@ def _make(work: Path, finished: Path, digest: str) -> None:
     )
 
 
-def run_trainer(work: Path, config: str) -> None:
-    """Runs the trainer in `work` and shows its progress; ends the process when the trainer fails or is stopped."""
+def run_trainer(work: Path, config: str, lock: int) -> None:
+    """Runs the trainer in `work` and shows its progress; ends the process when the trainer fails or is stopped.
+
+    The trainer inherits the lock's file descriptor: should this process be killed, the folder stays locked until the
+    trainer has ended too.
+    """
     source_roots = [str(ROOT / "crds"), str(ROOT / "trainer-image")]
     inherited = [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
     command = [sys.executable, "-m", "plumbline_trainer", "--config", config]
@@ -119,6 +123,7 @@ def run_trainer(work: Path, config: str) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        pass_fds=(lock,),
     )
     assert trainer.stdout is not None
     other_lines: list[str] = []
@@ -179,11 +184,11 @@ def link(target: Path, output: Path) -> None:
 
 
 @contextmanager
-def _only_builder(lock: Path) -> Iterator[None]:
-    """Waits until no other process builds the same model."""
+def _only_builder(lock: Path) -> Iterator[int]:
+    """Waits until no other process builds the same model; gives the descriptor that holds the lock."""
     with lock.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+        yield handle.fileno()
 
 
 def _event(line: str) -> dict[str, Any] | None:
@@ -203,6 +208,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--output", type=Path, help="link to make to the finished folder")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: the trainer saves a checkpoint
     finished = build(cache_directory())
     if options.output is not None:
         link(finished, options.output)

@@ -1,0 +1,79 @@
+"""The tiny model is what the examples promise, and the examples' own values teach it, without a cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The finished model; made once and kept in the user's cache."""
+    link = tmp_path_factory.mktemp("tiny-model") / "tiny-model"
+    builder = ROOT / "examples" / "tiny-model" / "build.py"
+    subprocess.run([sys.executable, str(builder), "--output", str(link)], check=True)
+    return link
+
+
+def local_form(example: str, tiny_model: Path, output: Path) -> dict[str, Any]:
+    """The job of an example file with paths instead of volumes."""
+    documents = yaml.safe_load_all((ROOT / "examples" / f"{example}.yaml").read_text())
+    job = next(document for document in documents if document["kind"].endswith("Job"))
+    spec = job["spec"]
+    for block in (spec["model"], spec["data"]["train"], spec["data"]["evaluation"]):
+        block["source"] = {"path": {"path": str(tiny_model / block["source"]["volume"]["path"])}}
+    spec["output"] = {"path": str(output)}
+    return job
+
+
+def run(job: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Runs the trainer to its end and returns its last words."""
+    config, last_words = folder / "job.yaml", folder / "last-words.json"
+    config.write_text(yaml.safe_dump(job))
+    command = [sys.executable, "-m", "plumbline_trainer", "--config", str(config), "--port", "0"]
+    roots = os.pathsep.join([str(ROOT / "crds"), str(ROOT / "trainer-image")])
+    done = subprocess.run(
+        [*command, "--termination-log", str(last_words)],
+        env={**os.environ, "PYTHONPATH": roots},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return json.loads(last_words.read_text())
+
+
+def test_it_is_right_about_a_third_of_the_time(tiny_model: Path) -> None:
+    summary = json.loads((tiny_model / "tiny-model.json").read_text())
+    assert 0.25 <= summary["accuracy"] <= 0.45
+    assert summary["parameters"] < 1_000_000
+
+
+def test_reinforcement_learning_raises_held_out_accuracy_by_thirty_points(tiny_model: Path, tmp_path: Path) -> None:
+    job = local_form("grpo", tiny_model, tmp_path / "model")
+    job["spec"]["training"]["steps"] = 80
+    score = run(job, tmp_path)["score"]
+    assert score["name"] == "evaluation/accuracy"
+    measured = json.loads((tiny_model / "tiny-model.json").read_text())["accuracy"]
+    assert score["first"] == pytest.approx(measured, abs=0.01), "transformers' own generation found the same"
+    assert score["value"] >= score["first"] + 0.30
+
+
+def test_preference_training_ranks_nine_of_ten_held_out_pairs_rightly(tiny_model: Path, tmp_path: Path) -> None:
+    job = local_form("dpo", tiny_model, tmp_path / "model")
+    job["spec"]["training"]["epochs"] = 1
+    score = run(job, tmp_path)["score"]
+    assert score["name"] == "evaluation/rewards/accuracy"
+    assert score["first"] == 0.5, "before the first step policy and reference agree on everything"
+    assert score["value"] >= 0.9
