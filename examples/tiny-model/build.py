@@ -72,7 +72,9 @@ def _make(work: Path, finished: Path, digest: str, lock: int) -> None:
     sys.path.insert(0, str(HERE))
     from make_data import write_rows
     from make_tokenizer import write_untrained_model
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     if not (work / "ready").exists():
         print("tiny model: data, tokenizer and random weights", flush=True)
         shutil.rmtree(work, ignore_errors=True)
