@@ -126,14 +126,14 @@ class Jobs:
         return next((condition for condition in conditions if condition["type"] == kind), {})
 
     def wait_for_phase(self, resource: str, *phases: str, seconds: float = 300) -> dict[str, Any]:
-        """The status as soon as its phase is one of these; a failed job that was not expected ends the wait."""
+        """The status as soon as its phase is one of these; a job that ended otherwise fails the test at once."""
 
         def reached() -> dict[str, Any] | None:
             status = self.status(resource)
             if status.get("phase") in phases:
                 return status
-            if status.get("phase") == "Failed":
-                pytest.fail(f"{resource} failed: {status.get('lastFailure')}")
+            if status.get("phase") in ("Complete", "Failed"):
+                pytest.fail(f"{resource} is {status['phase']}: {status.get('lastFailure')}")
             return None
 
         return wait_until(f"{resource} to be {' or '.join(phases)}", reached, seconds)

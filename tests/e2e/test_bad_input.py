@@ -52,7 +52,7 @@ def test_a_directory_that_is_no_model_is_refused(jobs: Any, example: Any) -> Non
             "no such thing",
         ),
         ("nan", "def verify(prompt, completion, answer, row):\n    return float('nan')\n", "nan"),
-        ("hangs", "def verify(prompt, completion, answer, row):\n    while True: pass\n", "time"),
+        ("hangs", "def verify(prompt, completion, answer, row):\n    while True: pass\n", "did not return within 1 s"),
     ],
 )
 def test_a_reward_function_that_fails_is_explained(jobs: Any, example: Any, name: str, code: str, said: str) -> None:
@@ -94,6 +94,6 @@ def test_a_missing_claim_is_named(jobs: Any, example: Any) -> None:
 
 
 def test_too_little_memory_is_host_out_of_memory(jobs: Any, example: Any) -> None:
-    job = example("dpo", "spec.resources.memory=64Mi", "spec.runPolicy.backoffLimit=0", rename="small")
+    job = example("dpo", "spec.resources.memory=200Mi", "spec.runPolicy.backoffLimit=0", rename="small")
     status = jobs.wait_for_phase(jobs.create(job), "Failed", seconds=120)
     assert status["lastFailure"]["reason"] == "HostOutOfMemory"

@@ -14,7 +14,13 @@ from scripts.deployment import SYSTEM_NAMESPACE, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
-CHANGES = ("spec.training.epochs=null", "spec.training.steps=24", "spec.checkpoint.everySteps=4")
+CHANGES = (
+    "spec.training.epochs=null",
+    "spec.training.steps=120",
+    "spec.training.batchSize=96",
+    "spec.checkpoint.everySteps=10",
+)
+"""Long enough that a status write, which comes every 15 s, tells of a step in the middle."""
 
 
 def reached_step(jobs: Any, resource: str, step: int) -> None:
