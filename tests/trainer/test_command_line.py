@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from plumbline_api.methods.preference import PreferenceObjective
 from plumbline_trainer import run as module
+from plumbline_trainer.__main__ import main
 from plumbline_trainer.run import Options, run
 from plumbline_trainer.stopping import StopRequest
 from plumbline_trainer.tasks.build import build_task
@@ -51,15 +53,19 @@ def manifest(folder: Path, directory: Path, rows: list[dict[str, Any]] | None = 
     return path
 
 
-def trainer(config: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def environment() -> dict[str, str]:
     path = os.pathsep.join(str(ROOT / name) for name in ("crds", "trainer-image"))
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+
+
+def trainer(config: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     log = config.parent / "termination-log"
     return subprocess.run(
         [sys.executable, "-m", "plumbline_trainer", "--config", config, "--termination-log", log, *arguments],
         capture_output=True,
         text=True,
         timeout=300,
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        env=environment(),
         check=False,
     )
 
@@ -83,28 +89,66 @@ def test_a_job_runs_by_itself_from_manifest_to_model(tmp_path: Path, llama_direc
     assert sorted(path.name for path in (tmp_path / "model-checkpoints").iterdir()) == ["step-00000004"]
 
 
-def test_preflight_trains_nothing(tmp_path: Path, llama_directory: Path) -> None:
+@pytest.fixture
+def program() -> Iterator[Callable[..., int]]:
+    """`program(config, *arguments) -> exit code`: the command line in this process, whose signal handlers come back."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def call(config: Path, *arguments: str) -> int:
+        log = config.parent / "termination-log"
+        return main(["--config", str(config), "--termination-log", str(log), *arguments])
+
+    yield call
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def test_preflight_trains_nothing(tmp_path: Path, llama_directory: Path, program: Callable[..., int]) -> None:
     config = manifest(tmp_path, llama_directory)
-    done = trainer(config, "--preflight")
-    assert done.returncode == 0, done.stderr
+    assert program(config, "--preflight") == 0
     assert "12 training rows, 12 held-out rows" in last_words(config)["message"]
     assert list((tmp_path / "model").iterdir()) == []
 
 
-def test_a_wrong_field_ends_with_64_and_one_sentence(tmp_path: Path, llama_directory: Path) -> None:
+def test_a_wrong_field_ends_with_64_and_one_sentence(
+    tmp_path: Path, llama_directory: Path, program: Callable[..., int], capfd: pytest.CaptureFixture[str]
+) -> None:
     config = manifest(tmp_path, llama_directory, training={"steps": 4, "batchsize": 6})
-    done = trainer(config)
-    assert done.returncode == 64
+    assert program(config) == 64
     expected = f"{config}: spec.training.batchsize: unknown field; did you mean batchSize?"
-    assert done.stderr == f"plumbline-trainer: ConfigError: {expected}\n"
+    assert capfd.readouterr().err == f"plumbline-trainer: ConfigError: {expected}\n"
     assert last_words(config)["reason"] == "ConfigError"
     assert last_words(config)["message"] == expected
 
 
-def test_a_wrong_command_line_ends_with_64(tmp_path: Path) -> None:
-    done = trainer(tmp_path / "job.json", "--unknown")
-    assert done.returncode == 64
-    assert "unrecognized arguments: --unknown" in done.stderr
+def test_a_wrong_command_line_ends_with_64(
+    tmp_path: Path, program: Callable[..., int], capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        program(tmp_path / "job.json", "--unknown")
+    assert ended.value.code == 64
+    assert "unrecognized arguments: --unknown" in capfd.readouterr().err
+
+
+def test_a_start_imports_what_every_job_needs_and_no_more() -> None:
+    """Each pod starts the trainer twice; these libraries would double the time before its first line."""
+    heavy = ("transformers.modeling_utils", "torch._dynamo", "peft", "pyarrow", "rich", "sympy")
+    modules = ("run", "tasks.preference_data", "tasks.rlvr_data", "preflight")
+    code = f"import sys, {', '.join(f'plumbline_trainer.{name}' for name in modules)}\n"
+    code += f"sys.exit(', '.join(name for name in {heavy} if name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == ""
+
+
+def test_last_words_are_said_where_the_output_cannot_be_written(
+    tmp_path: Path, llama_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert in_process(manifest(tmp_path, llama_directory)) == 75
+        with pytest.raises(OSError, match="No space left"):
+            full.close()
+    assert last_words(tmp_path / "job.json")["reason"] == "DiskFull"
 
 
 def in_process(config: Path, preflight: bool = False, port: int = 0, build: Any = build_task) -> int:

@@ -50,6 +50,12 @@ def test_auto_goes_by_the_ending_and_without_one_by_the_first_bytes(tmp_path: Pa
         read_rows(misnamed)
 
 
+def test_a_character_of_two_escapes_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_text('{"a": "\\ud83d\\ude00"}\n')
+    assert read_rows(str(path))[0].values == {"a": "😀"}
+
+
 def test_max_rows_keeps_the_first_and_reads_no_further(tmp_path: Path) -> None:
     path = tmp_path / "train.jsonl"
     path.write_text('{"a": 1}\n{"a": 2}\nnot json\n')
@@ -76,6 +82,8 @@ def test_a_byte_order_mark_is_not_part_of_the_first_row(tmp_path: Path) -> None:
         (b"\n \n", r"train\.jsonl is empty"),
         (b'{"a": 1}\n{"a": \n', r"train\.jsonl:2: not valid JSON: .*\(column \d+\)"),
         (b'{"a": 1}\n[1]\n', r"train\.jsonl:2: expected a JSON object, found a list"),
+        (b'{"a": 1}\n{"a": ["\\ud83d\\u00e9"]}\n', r"train\.jsonl:2: an escape .* is one half of a character"),
+        (b'{"a": 1}\n{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n", r"train\.jsonl:2: nested too deeply"),
         (b'{"a": 1}\n{"a": "\xff"}\n', r"train\.jsonl:2: not UTF-8 text \(byte 7 of the line\)"),
     ],
 )

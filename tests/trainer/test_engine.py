@@ -5,7 +5,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from plumbline_api.rlvr_job import Sampling
-from plumbline_trainer.failures import ModelError
+from plumbline_trainer.failures import Diverged, ModelError
 from plumbline_trainer.rollout.cache import GrowingLayer, RowCache
 from plumbline_trainer.rollout.engine import Engine, Limits, Request
 from plumbline_trainer.rollout.sampling import Stream
@@ -245,3 +245,12 @@ def test_models_without_attention_caches_are_refused():
 
     with pytest.raises(ModelError, match="only models with attention layers"):
         RowCache(MambaConfig(num_hidden_layers=2))
+
+
+@pytest.mark.parametrize("sampling", [None, Sampling(), Sampling(top_k=4)], ids=["greedy", "whole", "top-k"])
+def test_a_model_that_has_diverged_is_named_as_that(sampling):
+    broken = make(llama)
+    with torch.no_grad():
+        broken.model.norm.weight.fill_(float("nan"))
+    with pytest.raises(Diverged, match="not finite"):
+        engine_of(broken, stop_tokens=()).generate(requests_of(prompts_of(3), 2), sampling)

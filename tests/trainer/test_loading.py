@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+from transformers import AutoModelForCausalLM, BloomConfig, GPT2Config, GPT2LMHeadModel
 
-from plumbline_trainer.failures import ModelError
+from plumbline_trainer.failures import ConfigError, ModelError
 from plumbline_trainer.modeling.loading import (
+    check_context,
     check_directory,
+    load_configuration,
     load_model,
     load_policy,
     load_tokenizer,
@@ -106,10 +108,31 @@ def test_parameters_that_the_weights_lack_are_refused_and_not_made_up(directory:
         load_policy(str(directory), device=CPU)
 
 
-def test_a_tokenizer_that_does_not_parse_is_refused(directory: Path) -> None:
-    (directory / "tokenizer.json").write_text("{}")
+@pytest.mark.parametrize("content", ["{}", "[", '{"version": "1.0", "model": {"type": "BPE", "vocab": 3}}'])
+def test_a_tokenizer_that_does_not_parse_is_refused(content: str, directory: Path) -> None:
+    (directory / "tokenizer.json").write_text(content)
     with pytest.raises(ModelError, match=f"model directory {directory}: the tokenizer cannot be loaded"):
         load_tokenizer(directory)
+
+
+@pytest.mark.parametrize("fields", [{"hidden_size": "wide"}, {"num_attention_heads": 5}, {"rope_parameters": 3}])
+def test_a_configuration_with_impossible_fields_is_refused(fields: dict[str, Any], directory: Path) -> None:
+    path = directory / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    with pytest.raises(ModelError, match=f"model directory {directory}: "):
+        load_policy(str(directory), device=CPU)
+
+
+def test_sequences_need_positions_in_the_model(directory: Path) -> None:
+    configuration = load_configuration(directory)
+    check_context(configuration, "base", 2040, 8)
+    message = (
+        r"training.maxPromptTokens \+ training.maxCompletionTokens is 2040 \+ 9 = 2049, "
+        "but the model base has 2048 positions"
+    )
+    with pytest.raises(ConfigError, match=message):
+        check_context(configuration, "base", 2040, 9)
+    check_context(BloomConfig(), "relative positions only", 2040, 9)
 
 
 def test_a_missing_pad_token_leaves_vocabulary_and_embeddings_as_they_are(directory: Path) -> None:

@@ -293,7 +293,7 @@ def test_a_batch_counts_the_tokens_that_are_no_padding(config_for: Any) -> None:
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=20))
 def test_mismatched_completions_are_all_completions_under_other_prompts(prompts: list[int]) -> None:
     rows = [[TokenSequence([prompt], [100 + index])] for index, prompt in enumerate(prompts)]
-    sequences = mismatched_sequences(PreferenceData([None] * len(rows), rows, "", []))
+    sequences = mismatched_sequences(PreferenceData([None] * len(rows), rows, len(rows), "", []))
     assert [sequence.prompt_ids[0] for sequence in sequences] == prompts
     partners = [sequence.completion_ids[0] - 100 for sequence in sequences]
     assert sorted(partners) == list(range(len(rows))), "each completion once: their distribution is kept"

@@ -1,10 +1,7 @@
 """The RLVR task on a real, tiny model: it learns, it resumes exactly, and it refuses what cannot work."""
 
 import json
-import os
 import socket
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -15,7 +12,9 @@ from plumbline_api.contract import TrainerConfig
 from plumbline_trainer.distributed import Ranks
 from plumbline_trainer.failures import CheckpointUnreadable, DataError, RewardFunctionError
 from plumbline_trainer.stopping import StopRequest, StopRequested
-from plumbline_trainer.tasks.rlvr import build, check_inputs
+from plumbline_trainer.tasks.rlvr import build
+from plumbline_trainer.tasks.rlvr_data import check_inputs
+from tests.trainer.rlvr_rank import start_rank
 
 WORDS = ["<eos>", "<unk>", *"abcdefgh", *"01234567"]
 PROMPTS = [{"prompt": " ".join(pair), "answer": str(number)} for number, pair in enumerate(["ab", "cd", "ef", "gh"])]
@@ -246,37 +245,15 @@ def test_loss_and_gradient_do_not_depend_on_the_micro_batches(job, open_task):
     torch.testing.assert_close(gradients[2], gradients[0], atol=1e-7, rtol=1e-4)
 
 
-ONE_RANK = """
-import sys, torch
-from plumbline_api.contract import TrainerConfig
-from plumbline_trainer.distributed import join
-from plumbline_trainer.stopping import StopRequest
-from plumbline_trainer.tasks.rlvr import build
-
-stop = StopRequest()
-ranks = join(stop)
-task = build(TrainerConfig.model_validate_json(open(sys.argv[1]).read()), ranks, stop)
-for micro_batch in task.prepare(0).micro_batches:
-    task.loss(micro_batch)[0].backward()
-parameters = list(task.model.parameters())
-ranks.sum_gradients(parameters)
-gradient = torch.cat([parameter.grad.flatten() for parameter in parameters])
-torch.save({"gradient": gradient, "state": task.state_dict()}, f"{sys.argv[2]}/{ranks.rank}.pt")
-task.close()
-ranks.close()
-"""
-
-
-@pytest.mark.slow
 def test_two_ranks_make_the_rollout_and_the_gradient_of_one(job, open_task, free_port):
     job.spec["rollout"] |= {"updatesPerRollout": 2}
     config = job.config()
     (job.folder / "config.json").write_text(config.model_dump_json(by_alias=True, exclude_none=True))
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port)}
-    command = [sys.executable, "-c", ONE_RANK, str(job.folder / "config.json"), str(job.folder)]
-    processes = [subprocess.Popen(command, env=environment | {"RANK": str(rank)}) for rank in range(2)]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port), "WORLD_SIZE": "2"}
+    processes = [start_rank(job.folder / "config.json", rank, **address) for rank in range(2)]
+    for process in processes:
+        process.join(timeout=120)
+    assert [process.exitcode for process in processes] == [0, 0]
     both = [torch.load(job.folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
     task = open_task(config)

@@ -28,6 +28,10 @@ from plumbline_trainer.reporting.metrics import Metric, Metrics
 from plumbline_trainer.run import Builder, Options, run
 from plumbline_trainer.stopping import StopRequest
 
+FORKING = multiprocessing.get_context("forkserver")
+"""Starts processes that have imported all that a job may need."""
+FORKING.set_forkserver_preload([__name__, "plumbline_trainer.tasks.preference", "plumbline_trainer.tasks.rlvr", "peft"])
+
 VOCABULARY = 64
 TOKENS = 16
 
@@ -180,9 +184,7 @@ class Child:
         self.log = config.parent / f"output-{rank}-{time.monotonic_ns()}.jsonl"
         self.termination_log = config.parent / f"termination-log-{rank}"
         self.termination_log.unlink(missing_ok=True)
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])
-        self._process = context.Process(
+        self._process = FORKING.Process(
             target=_run_in_child, args=(config, self.log, self.termination_log, build, {"RANK": str(rank), **variables})
         )
         self._process.start()

@@ -8,7 +8,7 @@ A rank that leaves between collectives takes part in that agreement through `ann
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar, cast
@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast
 import torch
 import torch.distributed as dist
 
-from plumbline_trainer.failures import ConfigError, InfrastructureError
+from plumbline_trainer.failures import ConfigError, InfrastructureError, TrainerFailure
 from plumbline_trainer.reporting.metrics import Metric, Metrics, merge
 from plumbline_trainer.stopping import StopRequest, StopRequested
 
@@ -81,6 +81,19 @@ class Ranks:
             box: list[Any] = [value]
             dist.broadcast_object_list(box, src=0, group=self._objects)
             return cast(T, box[0])
+
+    def on_main(self, work: Callable[[], T]) -> T:
+        """What `work` returned on rank 0, on every rank; a `TrainerFailure` of it is raised on every rank."""
+        outcome: Any = None
+        if self.is_main:
+            try:
+                outcome = work()
+            except TrainerFailure as failure:
+                outcome = failure
+        outcome = self.broadcast(outcome)
+        if isinstance(outcome, TrainerFailure):
+            raise outcome
+        return cast(T, outcome)
 
     def sum_metrics(self, metrics: Metrics) -> dict[str, Metric]:
         """Metrics summed over ranks; a name may be missing on some of them."""

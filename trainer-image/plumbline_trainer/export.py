@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import peft
 import yaml
 
 from plumbline_api.contract import TrainerConfig
@@ -15,6 +14,7 @@ from plumbline_api.status import Inputs, MetricValue, OutputStatus
 from plumbline_trainer.checkpoint.durable import disk_errors, equalize_permissions, flush, flush_tree
 from plumbline_trainer.checkpoint.manifest import sha256_of
 from plumbline_trainer.inputs import combined_digest
+from plumbline_trainer.modeling.adapters import merged
 from plumbline_trainer.stopping import StopRequest
 from plumbline_trainer.tasks.task import Task
 
@@ -99,8 +99,8 @@ def model_card(config: TrainerConfig, step: int, inputs: Inputs | None, metrics:
 
 def _save_model(task: Task, config: TrainerConfig, directory: Path) -> None:
     model: Any = task.model
-    if isinstance(model, peft.PeftModel) and (config.spec.peft is None or config.spec.peft.value.merge_on_export):
-        model = model.merge_and_unload()
+    if config.spec.peft is None or config.spec.peft.value.merge_on_export:
+        model = merged(model)
     model.save_pretrained(directory)
     task.tokenizer.save_pretrained(directory)
 

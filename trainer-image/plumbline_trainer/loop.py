@@ -20,7 +20,7 @@ from plumbline_api.status import CheckpointStatus
 from plumbline_trainer.checkpoint.store import CheckpointStore, Snapshot
 from plumbline_trainer.data.order import derive_seed
 from plumbline_trainer.distributed import Ranks
-from plumbline_trainer.failures import CheckpointUnreadable, ConfigError, Diverged, TrainerFailure
+from plumbline_trainer.failures import CheckpointUnreadable, ConfigError, Diverged
 from plumbline_trainer.optimization.update import ParameterUpdate
 from plumbline_trainer.reporting.console import Console
 from plumbline_trainer.reporting.metrics import Metric, merge
@@ -96,15 +96,7 @@ class TrainingLoop:
         Raises `CheckpointUnreadable` where none of the existing ones verifies, `ConfigError` where it belongs to a
         different run.
         """
-        found: CheckpointStatus | TrainerFailure | None = None
-        if self._ranks.is_main:
-            try:
-                found = self._store.newest_verified()
-            except TrainerFailure as failure:
-                found = failure
-        found = self._ranks.broadcast(found)
-        if isinstance(found, TrainerFailure):
-            raise found
+        found = self._ranks.on_main(self._store.newest_verified)
         if found is not None:
             self._restore(found)
         self._board.begin(self.step, self._task.max_steps, self._task.score_name)
@@ -127,23 +119,18 @@ class TrainingLoop:
         Raises the failure of rank 0 on every rank.
         """
         self._save_due = False
-        outcome: CheckpointStatus | TrainerFailure | None = None
-        if self._ranks.is_main and self.step > self._saved_step:
-            self._board.enter("checkpointing")
-            started = time.monotonic()
-            try:
-                outcome = self._store.save(self.step, self._snapshot())
-            except TrainerFailure as failure:
-                outcome = failure
-            else:
-                self._saved_step, self._saved_at = self.step, time.monotonic()
-                self._board.checkpointed(outcome, self._saved_at - started)
-                self._console.event(
-                    "checkpoint", f"saved step {self.step}", uri=outcome.uri, seconds=round(self._saved_at - started, 3)
-                )
-        outcome = self._ranks.broadcast(outcome)
-        if isinstance(outcome, TrainerFailure):
-            raise outcome
+        self._ranks.on_main(self._write_checkpoint)
+
+    def _write_checkpoint(self) -> None:
+        if self.step <= self._saved_step:
+            return
+        self._board.enter("checkpointing")
+        started = time.monotonic()
+        checkpoint = self._store.save(self.step, self._snapshot())
+        self._saved_step, self._saved_at = self.step, time.monotonic()
+        seconds = self._saved_at - started
+        self._board.checkpointed(checkpoint, seconds)
+        self._console.event("checkpoint", f"saved step {self.step}", uri=checkpoint.uri, seconds=round(seconds, 3))
 
     def drop_unfinished_step(self) -> None:
         """Forgets the gradients of a step that will not be completed."""

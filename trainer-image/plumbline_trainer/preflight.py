@@ -57,9 +57,11 @@ def _foreign_model(output: Path) -> list[str]:
 
 def _check_memory(config: TrainerConfig, directory: Path) -> list[str]:
     """Compares the estimate with this machine. Where the job uses GPUs, their memory is not known here."""
-    needed = _needed(config, directory)
     limit = host_limit()
-    if needed is None or limit is None or config.spec.resources.gpus:
+    if limit is None or config.spec.resources.gpus:
+        return []
+    needed = _needed(config, directory)
+    if needed is None:
         return []
     if needed.state > limit:
         raise ModelError(
@@ -78,7 +80,17 @@ def _needed(config: TrainerConfig, directory: Path) -> MemoryEstimate | None:
     spec = config.spec
     try:
         dtype = select_dtype(spec.model.dtype, torch.device("cpu"))
-        return estimate(load_configuration(directory), spec, dtype, copies=2 if config.paths.reference else 1)
+        return estimate(load_configuration(directory), spec, dtype, copies=models_held(config))
     except (ValueError, AttributeError):
         # an estimate is a courtesy: an architecture it does not know is no reason to refuse the job
         return None
+
+
+def models_held(config: TrainerConfig) -> int:
+    """2 where a frozen reference stays beside the policy; an adapter that is switched off needs none of its own."""
+    spec = config.spec
+    if config.rlvr is not None and not config.rlvr.objective.value.kl_coefficient:
+        return 1
+    if config.rlvr is not None and spec.peft is None:
+        return 2
+    return 2 if config.paths.reference else 1

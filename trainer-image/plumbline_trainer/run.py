@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,13 +88,11 @@ def run(options: Options, stop: StopRequest, build: Builder = build_task) -> int
     ending = _attempt(state)
     if ending.exit_code == ExitCode.DONE:
         state.board.enter("done")
-    state.console.event("end", ending.message, reason=ending.reason.value, exitCode=int(ending.exit_code))
-    state.console.close()
-    _say(ending)
     message = termination.compose(
         ending.reason.value, ending.message, output=ending.output, **state.board.termination_fields()
     )
     termination.write(message, options.termination_log)
+    _say(state.console, ending)
     _release(state)
     return int(ending.exit_code)
 
@@ -145,7 +144,7 @@ def _train(state: Run) -> Ending:
         device=str(ranks.device),
         threads=torch.get_num_threads(),
     )
-    inputs = _digest_inputs(config, ranks)
+    inputs = ranks.on_main(lambda: digest_inputs(config.paths))
     state.board.read_inputs(inputs)
     task = state.task = state.build(config, ranks, state.stop)
     for warning in task.warnings:
@@ -175,17 +174,8 @@ def _build_loop(state: Run, config: TrainerConfig, inputs: Inputs, ranks: Ranks,
 
 
 def _export(state: Run, config: TrainerConfig, inputs: Inputs, ranks: Ranks, task: Task) -> OutputStatus:
-    outcome: OutputStatus | TrainerFailure | None = None
-    if ranks.is_main:
-        try:
-            outcome = export(task, config, task.max_steps, inputs, state.board.report().metrics, state.stop)
-        except TrainerFailure as failure:
-            outcome = failure
-    outcome = ranks.broadcast(outcome)
-    if isinstance(outcome, TrainerFailure):
-        raise outcome
-    assert outcome is not None
-    return outcome
+    metrics = state.board.report().metrics
+    return ranks.on_main(lambda: export(task, config, task.max_steps, inputs, metrics, state.stop))
 
 
 def _stop(state: Run) -> Ending:
@@ -212,20 +202,6 @@ def _ended_by_stop(code: ExitCode, text: str, unexpected: str = "") -> Ending:
     return Ending(code, EXIT_REASONS[code], text, unexpected=unexpected)
 
 
-def _digest_inputs(config: TrainerConfig, ranks: Ranks) -> Inputs:
-    outcome: Inputs | TrainerFailure | None = None
-    if ranks.is_main:
-        try:
-            outcome = digest_inputs(config.paths)
-        except TrainerFailure as failure:
-            outcome = failure
-    outcome = ranks.broadcast(outcome)
-    if isinstance(outcome, TrainerFailure):
-        raise outcome
-    assert outcome is not None
-    return outcome
-
-
 def _serve(state: Run) -> None:
     """Opens the port, once on each machine. A run without a cluster goes on where it is taken."""
     if int(os.environ.get("LOCAL_RANK", "0")) != 0:
@@ -250,11 +226,16 @@ def _attempt_number() -> int:
     return int(text) if text.isdigit() else 1
 
 
-def _say(ending: Ending) -> None:
-    if ending.unexpected:
-        print(ending.unexpected, file=sys.stderr)
-    if ending.exit_code != ExitCode.DONE:
-        print(f"plumbline-trainer: {ending.reason.value}: {ending.message}", file=sys.stderr, flush=True)
+def _say(console: Console, ending: Ending) -> None:
+    """Says the same on the streams, whose readers may have left: that cannot change how the run ended."""
+    with suppress(OSError):
+        if ending.unexpected:
+            print(ending.unexpected, file=sys.stderr)
+        if ending.exit_code != ExitCode.DONE:
+            print(f"plumbline-trainer: {ending.reason.value}: {ending.message}", file=sys.stderr, flush=True)
+    with suppress(OSError):
+        console.event("end", ending.message, reason=ending.reason.value, exitCode=int(ending.exit_code))
+        console.close()
 
 
 def _release(state: Run) -> None:

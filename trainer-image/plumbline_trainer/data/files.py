@@ -10,8 +10,6 @@ from pathlib import PurePosixPath
 from typing import IO, Any, Literal
 
 import fsspec
-import pyarrow
-import pyarrow.parquet
 
 from plumbline_trainer.failures import DataError, InfrastructureError
 
@@ -90,14 +88,29 @@ def _json_rows(stream: IO[bytes], name: str) -> Iterator[FileRow]:
             values = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
         except UnicodeDecodeError as error:
             raise DataError(f"{place}: not UTF-8 text (byte {error.start} of the line)") from error
+        except RecursionError:
+            raise DataError(f"{place}: nested too deeply") from None
         except json.JSONDecodeError as error:
             raise DataError(f"{place}: not valid JSON: {error.msg} (column {error.colno})") from error
         if not isinstance(values, dict):
             raise DataError(f"{place}: expected a JSON object, found {json_type(values)}")
+        if b"\\u" in line and not _is_text(values):
+            raise DataError(f"{place}: an escape \\ud800 to \\udfff is one half of a character without the other")
         yield FileRow(place, values)
 
 
+def _is_text(values: dict[str, Any]) -> bool:
+    """JSON can escape half of a surrogate pair, which neither UTF-8 nor a tokenizer can express."""
+    try:
+        json.dumps(values, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _parquet_rows(stream: IO[bytes], name: str) -> Iterator[FileRow]:
+    import pyarrow.parquet  # half a second that only these files cost
+
     try:
         table = pyarrow.parquet.ParquetFile(stream)
         number = 0

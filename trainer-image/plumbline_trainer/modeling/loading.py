@@ -14,15 +14,18 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fsspec
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.utils import logging
 
-from plumbline_trainer.failures import InfrastructureError, ModelError
+from plumbline_trainer.failures import ConfigError, InfrastructureError, ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
 """A directory with none of these has no tokenizer that transformers could load."""
@@ -84,7 +87,7 @@ def load_configuration(directory: Path) -> PretrainedConfig:
         raise ModelError(f"model directory {directory}: config.json is missing")
     try:
         return AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # every architecture checks its own fields in its own way
         raise ModelError(f"model directory {directory}: config.json cannot be used: {_first_line(error)}") from error
 
 
@@ -94,6 +97,21 @@ def check_directory(directory: Path) -> PretrainedConfig:
     weight_files(directory)
     _require_tokenizer_files(directory)
     return configuration
+
+
+def check_context(configuration: PretrainedConfig, location: str, prompt_tokens: int, completion_tokens: int) -> None:
+    """Raises `ConfigError` where the longest prompt and completion that the job allows outgrow the model's positions.
+
+    Learned positions end there with an index error, rotary ones go on with embeddings that the model has never seen.
+    Architectures without such a limit take everything.
+    """
+    positions = getattr(configuration.get_text_config(), "max_position_embeddings", None)
+    wanted = prompt_tokens + completion_tokens
+    if isinstance(positions, int) and wanted > positions > 0:
+        raise ConfigError(
+            f"training.maxPromptTokens + training.maxCompletionTokens is {prompt_tokens} + {completion_tokens} = "
+            f"{wanted}, but the model {location} has {positions} positions (max_position_embeddings); lower the limits"
+        )
 
 
 def weight_files(directory: Path) -> list[Path]:
@@ -132,7 +150,7 @@ def load_tokenizer(directory: Path, chat_template: str | None = None) -> Tokeniz
     _require_tokenizer_files(directory)
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except Exception as error:  # the tokenizers library raises nothing more special
         problem = f"the tokenizer cannot be loaded: {_first_line(error)}"
         raise ModelError(f"model directory {directory}: {problem}") from error
     if tokenizer.eos_token_id is None:

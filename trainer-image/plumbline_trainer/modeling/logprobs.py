@@ -8,16 +8,18 @@ beyond the first memory budget recompute their logits in the backward pass.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from peft import PeftModel
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedModel
 
 from plumbline_trainer.data.batches import SequenceBatch, TokenSequence, pad_sequences
 from plumbline_trainer.failures import ModelError
+from plumbline_trainer.modeling.adapters import without_adapter
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 LOGIT_ELEMENTS = 2**24
 """Logits held at a time: 64 MiB in float32. Fewer in all are kept for the backward pass, more are recomputed."""
@@ -73,7 +75,8 @@ def completion_logprobs(
 
 def causal_model(model: nn.Module) -> PreTrainedModel:
     """The transformers model inside a peft wrapper, or the model itself."""
-    return model.get_base_model() if isinstance(model, PeftModel) else model
+    inner: PreTrainedModel = without_adapter(model)
+    return inner
 
 
 def _predicting_states(model: nn.Module, batch: SequenceBatch) -> torch.Tensor:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import nn
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoModelForSequenceClassification
 
 from plumbline_trainer.data.batches import SequenceBatch
 from plumbline_trainer.data.order import derive_seed
 from plumbline_trainer.failures import ModelError
 from plumbline_trainer.modeling.loading import load_model, resolve_directory, select_dtype
 from plumbline_trainer.modeling.logprobs import causal_model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 HEAD = "score"
 """Name of the head in the sequence-classification models of transformers."""

@@ -9,9 +9,6 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Protocol, TextIO
 
-from rich.console import Console as RichConsole
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-
 SHOWN_METRICS = 4
 """Metrics beside the progress bar; the log lines have all."""
 
@@ -60,6 +57,10 @@ class ProgressConsole:
     """A progress bar with the main metrics; events are lines above it."""
 
     def __init__(self, stream: TextIO) -> None:
+        # only people at a terminal wait for this import
+        from rich.console import Console as RichConsole
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
         self._progress = Progress(
             TextColumn("step"),
             MofNCompleteColumn(),
@@ -68,7 +69,7 @@ class ProgressConsole:
             TextColumn("{task.fields[metrics]}"),
             console=RichConsole(file=stream),
         )
-        self._bar: TaskID | None = None
+        self._bar: Any = None
 
     def step(self, step: int, max_steps: int, metrics: Mapping[str, float]) -> None:
         if self._bar is None:

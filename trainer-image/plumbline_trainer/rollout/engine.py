@@ -19,7 +19,9 @@ import torch
 from torch import Tensor
 
 from plumbline_api.rlvr_job import Sampling
+from plumbline_trainer.failures import Diverged
 from plumbline_trainer.modeling.logprobs import causal_model
+from plumbline_trainer.modeling.scoring import evaluating
 from plumbline_trainer.rollout.cache import RowCache, left_padding_mask
 from plumbline_trainer.rollout.sampling import Stream, choose, uniforms
 
@@ -100,12 +102,8 @@ class Engine:
 
         `poll` is called between tokens and ends the call by raising, which is how a stop request gets through.
         """
-        was_training = self._model.training
-        self._model.eval()
-        try:
+        with evaluating(self._model):
             return _Generation(self, requests, sampling, poll).run()
-        finally:
-            self._model.train(was_training)
 
     @property
     def device(self) -> torch.device:
@@ -183,6 +181,9 @@ class _Generation:
             self._drop_ended()
             if len(self._rows):
                 self._advance()
+        # asked once and at the end, because asking waits for the device
+        if not bool(self._logprobs.isfinite().all()):
+            raise Diverged("generation: the model's log-probabilities are not finite")
         return [
             [self._completion(row) for row in range(self._offsets[index], self._offsets[index + 1])]
             for index in range(len(self._requests))

@@ -108,10 +108,15 @@ def choose(logits: Tensor, sampling: Sampling | None, uniform: Tensor | None) ->
 
 
 def _invert(probabilities: Tensor, uniform: Tensor) -> Tensor:
-    """Inverse of the cumulative distribution: [B, V] float64, [B] -> index [B]; never one of probability 0."""
+    """Inverse of the cumulative distribution: [B, V] float64, [B] -> index [B]; never one of probability 0.
+
+    Where probabilities are NaN the search finds nothing; the last index then stands in, and the token's
+    log-probability, NaN itself, tells of it.
+    """
     cumulative = probabilities.cumsum(dim=-1)
     target = uniform[:, None] * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, target, right=True).squeeze(-1)
+    found = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
+    return found.clamp(max=probabilities.shape[-1] - 1)
 
 
 def _log_probability(logits: Tensor, tokens: Tensor) -> Tensor:

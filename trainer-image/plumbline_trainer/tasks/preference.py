@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +15,6 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from plumbline_api.contract import TrainerConfig
 from plumbline_api.methods.preference import Kto
-from plumbline_api.preference_job import PreferenceJobSpec
 from plumbline_trainer.data.batches import (
     SequenceBatch,
     TokenSequence,
@@ -24,38 +23,29 @@ from plumbline_trainer.data.batches import (
     pad_sequences,
 )
 from plumbline_trainer.data.order import DataOrder
-from plumbline_trainer.data.rendering import Renderer
-from plumbline_trainer.data.rows import Rows, UnpairedRow, load_rows
+from plumbline_trainer.data.rows import UnpairedRow
 from plumbline_trainer.distributed import Ranks
-from plumbline_trainer.failures import DataError
 from plumbline_trainer.modeling.adapters import add_lora
-from plumbline_trainer.modeling.loading import (
-    check_directory,
-    load_policy,
-    load_tokenizer,
-    resolve_directory,
-)
+from plumbline_trainer.modeling.loading import load_policy
 from plumbline_trainer.modeling.logprobs import check_head, completion_logprobs
 from plumbline_trainer.modeling.reference import open_reference
 from plumbline_trainer.modeling.reward_head import HEAD, load_reward_model, sequence_scores
-from plumbline_trainer.modeling.scoring import score_sequences
+from plumbline_trainer.modeling.scoring import evaluating, score_sequences
 from plumbline_trainer.objectives import preference, reward_model, supervised  # noqa: F401  (registers the objectives)
 from plumbline_trainer.objectives.aggregation import sequence_mean, token_mean
 from plumbline_trainer.objectives.preference import PairLogprobs, UnpairedLogprobs, kto_reference_point
 from plumbline_trainer.objectives.registry import implementation_of
 from plumbline_trainer.reporting.metrics import Metric
 from plumbline_trainer.stopping import StopRequest
+from plumbline_trainer.tasks.data_sets import load_data_sets, open_renderer, refuse_other_rows, rows_state
 from plumbline_trainer.tasks.preference_data import (
     PreferenceData,
-    fit_rows,
     load_data,
     mismatched_sequences,
     shape_of,
+    spec_of,
 )
-from plumbline_trainer.tasks.task import InputReport
-
-PREFLIGHT_ROWS = 2000
-"""Rows of each file that pre-flight renders; all rows are checked for their shape, and rendered at the start."""
+from plumbline_trainer.tasks.task import Batch
 
 
 @dataclass(frozen=True)
@@ -76,16 +66,6 @@ class MicroBatch:
 
     reference_point: torch.Tensor | None = None
     """KTO's z_0 of the whole step."""
-
-
-@dataclass(frozen=True)
-class PreferenceBatch:
-    """One optimizer step's work of this rank."""
-
-    micro_batches: Sequence[MicroBatch]
-    tokens: int
-    metrics: dict[str, Metric] = field(default_factory=dict)
-    phase_seconds: dict[str, float] = field(default_factory=dict)
 
 
 class ScoredData:
@@ -122,28 +102,16 @@ class PreferenceTask:
     """Implements `tasks.task.Task` for every preference objective."""
 
     def __init__(self, config: TrainerConfig, ranks: Ranks, stop: StopRequest) -> None:
-        spec = _spec(config)
+        spec = spec_of(config)
         self.ranks, self.stop = ranks, stop
         self.objective = spec.objective.value
         self._implementation = implementation_of(self.objective)
         self._scores_rows = self.objective.trains_scalar_head
-        directory = resolve_directory(config.paths.model)
-        self.tokenizer: Tokenizer = load_tokenizer(directory, spec.model.chat_template)
-        renderer = Renderer(self.tokenizer)
-
-        train = load_data(config.paths.train, spec.data.train, spec, renderer, field="train")
+        renderer = open_renderer(config)
+        self.tokenizer: Tokenizer = renderer.tokenizer
+        train, held_out = load_data_sets(config, partial(load_data, spec=spec, renderer=renderer))
         self.train = ScoredData(train)
-        self.evaluation: ScoredData | None = None
-        if config.paths.evaluation is not None and spec.data.evaluation is not None:
-            held_out = load_data(
-                config.paths.evaluation,
-                spec.data.evaluation,
-                spec,
-                renderer,
-                field="evaluation",
-                max_rows=spec.evaluation.max_rows,
-            )
-            self.evaluation = ScoredData(held_out)
+        self.evaluation = None if held_out is None else ScoredData(held_out)
         self.warnings = [warning for part in self._parts() for warning in part.data.warnings]
         """What the user should know about the inputs."""
 
@@ -166,7 +134,7 @@ class PreferenceTask:
         """Digest of the held-out rows."""
         return None if self.evaluation is None else self.evaluation.data.digest
 
-    def prepare(self, step: int) -> PreferenceBatch:
+    def prepare(self, step: int) -> Batch:
         """The batch of optimizer step `step`: rows by seed and epoch, grouped by length, with the step's counts."""
         started = time.perf_counter()
         everyone = self.order.rows_of(step)
@@ -183,7 +151,7 @@ class PreferenceTask:
             self._micro_batch([mine[item] for item in group], len(everyone), total_tokens, point) for group in groups
         ]
         tokens = sum(batch.sequences.tokens for batch in batches)
-        return PreferenceBatch(batches, tokens, phase_seconds={"prepare": time.perf_counter() - started})
+        return Batch(batches, tokens, phase_seconds={"prepare": time.perf_counter() - started})
 
     def loss(self, micro_batch: MicroBatch) -> tuple[torch.Tensor, dict[str, Metric]]:
         """The micro-batch's share of the step's loss, and its metrics."""
@@ -212,16 +180,11 @@ class PreferenceTask:
 
     def state_dict(self) -> dict[str, Any]:
         """The digest of the training rows: steps are positions in these rows and in no others."""
-        return {"data": self.data_digest, "rows": len(self.train.data.rows)}
+        return rows_state(self.data_digest, len(self.train.data.rows))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Refuses to go on with other rows than those the checkpoint was trained on."""
-        if state != self.state_dict():
-            raise DataError(
-                "data.train has changed since the checkpoint was saved: "
-                f"it has {len(self.train.data.rows)} rows ({self.data_digest}), "
-                f"it had {state.get('rows')} ({state.get('data')}); restore the file or start a new job"
-            )
+        refuse_other_rows(state, self.data_digest, len(self.train.data.rows))
 
     def close(self) -> None:
         """Nothing was started."""
@@ -232,7 +195,7 @@ class PreferenceTask:
             yield self.evaluation
 
     def _load_model(self, config: TrainerConfig) -> nn.Module:
-        spec = _spec(config)
+        spec = spec_of(config)
         checkpointing = spec.training.activation_checkpointing
         if self._scores_rows:
             model = load_reward_model(
@@ -296,7 +259,7 @@ class PreferenceTask:
     def _score(self, sequences: Sequence[TokenSequence], model: nn.Module | None = None) -> torch.Tensor:
         """[S] on the CPU, without gradients and without dropout."""
         scorer = model or self.model
-        with _evaluating(scorer):
+        with evaluating(scorer):
             return score_sequences(
                 lambda batch: self._values(batch, scorer),
                 sequences,
@@ -329,45 +292,3 @@ class PreferenceTask:
 def build(config: TrainerConfig, ranks: Ranks, stop: StopRequest) -> PreferenceTask:
     """Loads model, tokenizer and rows, and computes the reference's log-probabilities."""
     return PreferenceTask(config, ranks, stop)
-
-
-def check_inputs(config: TrainerConfig) -> InputReport:
-    """Refuses what `build` would refuse, as far as that can be known in seconds and without reading weights."""
-    spec = _spec(config)
-    directory = resolve_directory(config.paths.model)
-    check_directory(directory)
-    if config.paths.reference is not None:
-        check_directory(resolve_directory(config.paths.reference))
-    renderer = Renderer(load_tokenizer(directory, spec.model.chat_template))
-    warnings = [] if renderer.has_template else ["the tokenizer has no chat template: prompts are used as raw text"]
-    train = load_rows(config.paths.train, spec.data.train, shape_of(spec))
-    warnings += _check_rows(train, spec, renderer, "train")
-    evaluation_rows = 0
-    if config.paths.evaluation is not None and spec.data.evaluation is not None:
-        evaluation = load_rows(
-            config.paths.evaluation, spec.data.evaluation, shape_of(spec), max_rows=spec.evaluation.max_rows
-        )
-        warnings += _check_rows(evaluation, spec, renderer, "evaluation")
-        evaluation_rows = len(evaluation.rows)
-    return InputReport(len(train.rows), evaluation_rows, warnings)
-
-
-def _check_rows(found: Rows, spec: PreferenceJobSpec, renderer: Renderer, name: str) -> list[str]:
-    return fit_rows(Rows(found.rows[:PREFLIGHT_ROWS], found.digest), spec, renderer, field=name).warnings
-
-
-def _spec(config: TrainerConfig) -> PreferenceJobSpec:
-    if config.preference is None:
-        raise ValueError("the configuration is not one of a PreferenceJob")
-    return config.preference
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode within, the former mode after: an adapter's dropout must not touch scores."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from plumbline_api.contract import TrainerConfig
 from plumbline_api.methods.preference import DataShape
 from plumbline_api.preference_job import PreferenceJobSpec
 from plumbline_api.sources import Dataset
 from plumbline_trainer.data.batches import TokenSequence
 from plumbline_trainer.data.rendering import Limits, Renderer, fit
-from plumbline_trainer.data.rows import Rows, load_rows
+from plumbline_trainer.data.rows import load_rows
+from plumbline_trainer.tasks.data_sets import (
+    PREFLIGHT_ROWS,
+    load_data_sets,
+    open_renderer,
+    overlong_warnings,
+    template_warnings,
+)
+from plumbline_trainer.tasks.task import InputReport
 
 COMPLETIONS: dict[DataShape, tuple[str, ...]] = {
     "pairs": ("chosen", "rejected"),
@@ -31,6 +41,7 @@ class PreferenceData:
     sequences: list[list[TokenSequence]]
     """The sequences of each row, in the order of `COMPLETIONS`."""
 
+    rows_in_file: int
     digest: str
     """Digest of the file's rows, before any was dropped."""
 
@@ -50,22 +61,34 @@ def load_data(
     *,
     field: str,
     max_rows: int | None = None,
+    max_rendered: int | None = None,
 ) -> PreferenceData:
-    """Reads the data set of `spec.data.<field>` at `location`. Raises `DataError` naming file and line."""
-    return fit_rows(load_rows(location, dataset, shape_of(spec), max_rows=max_rows), spec, renderer, field=field)
-
-
-def fit_rows(found: Rows, spec: PreferenceJobSpec, renderer: Renderer, *, field: str) -> PreferenceData:
-    """Renders rows and applies the job's limits to them."""
+    """Reads the data set of `spec.data.<field>` at `location`; renders all rows, or the first `max_rendered`, and
+    applies the job's limits to them. Raises `DataError` naming file and line."""
+    found = load_rows(location, dataset, shape_of(spec), max_rows=max_rows)
+    rows = found.rows[:max_rendered]
     training = spec.training
     limits = Limits(training.max_prompt_tokens, training.max_completion_tokens, spec.data.overlong)
-    fitted = fit(found.rows, tokenize(found.rows, shape_of(spec), renderer), limits)
-    warnings = []
-    if fitted.dropped:
-        warnings.append(f"data.{field}: {fitted.dropped} of {len(found.rows)} rows are too long and were dropped")
-    if fitted.truncated:
-        warnings.append(f"data.{field}: {fitted.truncated} of {len(found.rows)} rows are too long and were truncated")
-    return PreferenceData(fitted.rows, fitted.sequences, found.digest, warnings)
+    fitted = fit(rows, tokenize(rows, shape_of(spec), renderer), limits)
+    warnings = overlong_warnings(fitted, len(rows), "rows", field)
+    return PreferenceData(fitted.rows, fitted.sequences, len(found.rows), found.digest, warnings)
+
+
+def check_inputs(config: TrainerConfig) -> InputReport:
+    """Refuses what `build` would refuse, as far as that can be known in seconds and without reading weights."""
+    spec = spec_of(config)
+    renderer = open_renderer(config)
+    load = partial(load_data, spec=spec, renderer=renderer, max_rendered=PREFLIGHT_ROWS)
+    train, evaluation = load_data_sets(config, load)
+    warnings = template_warnings(renderer) + train.warnings + (evaluation.warnings if evaluation else [])
+    return InputReport(train.rows_in_file, evaluation.rows_in_file if evaluation else 0, warnings)
+
+
+def spec_of(config: TrainerConfig) -> PreferenceJobSpec:
+    """The spec of a PreferenceJob."""
+    if config.preference is None:
+        raise ValueError("the configuration is not one of a PreferenceJob")
+    return config.preference
 
 
 def shape_of(spec: PreferenceJobSpec) -> DataShape:

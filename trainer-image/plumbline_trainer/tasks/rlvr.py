@@ -6,7 +6,8 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,11 +27,12 @@ from plumbline_trainer.data.batches import (
 from plumbline_trainer.data.order import DataOrder
 from plumbline_trainer.data.rendering import Renderer
 from plumbline_trainer.distributed import Ranks
-from plumbline_trainer.failures import CheckpointUnreadable, DataError
+from plumbline_trainer.failures import CheckpointUnreadable
 from plumbline_trainer.modeling.adapters import add_lora
-from plumbline_trainer.modeling.loading import load_policy, load_tokenizer, resolve_directory
+from plumbline_trainer.modeling.loading import load_policy
 from plumbline_trainer.modeling.logprobs import CompletionLogprobs, causal_model, check_head, completion_logprobs
 from plumbline_trainer.modeling.reference import Reference, open_reference
+from plumbline_trainer.modeling.scoring import evaluating
 from plumbline_trainer.objectives import policy  # registers the objectives
 from plumbline_trainer.objectives.registry import implementation_of
 from plumbline_trainer.reporting.metrics import Metric
@@ -39,10 +41,10 @@ from plumbline_trainer.rollout.engine import Completion, Engine, Limits, Request
 from plumbline_trainer.rollout.experience import Experience, Rollout, decode_rollout, encode_rollout, padded
 from plumbline_trainer.rollout.sampling import Stream
 from plumbline_trainer.stopping import StopRequest
-from plumbline_trainer.tasks.rlvr_data import PromptData, check_inputs, load_prompts, open_pool, spec_of
+from plumbline_trainer.tasks.data_sets import load_data_sets, open_renderer, refuse_other_rows, rows_state
+from plumbline_trainer.tasks.rlvr_data import PromptData, load_prompts, open_pool, spec_of
 from plumbline_trainer.tasks.rlvr_metrics import entropy, length_metrics, score_metrics, signal_metrics
-
-__all__ = ["RLVRTask", "build", "check_inputs"]
+from plumbline_trainer.tasks.task import Batch
 
 
 @dataclass(frozen=True)
@@ -61,16 +63,6 @@ class MicroBatch:
 
     reference_logprobs: Tensor | None
     counts: policy.StepCounts
-
-
-@dataclass(frozen=True)
-class RLVRBatch:
-    """One optimizer step's work of this rank."""
-
-    micro_batches: Sequence[MicroBatch]
-    tokens: int
-    metrics: dict[str, Metric] = field(default_factory=dict)
-    phase_seconds: dict[str, float] = field(default_factory=dict)
 
 
 class RLVRTask:
@@ -97,20 +89,9 @@ class RLVRTask:
             raise
 
     def _load(self, config: TrainerConfig, spec: RLVRJobSpec) -> None:
-        directory = resolve_directory(config.paths.model)
-        self.tokenizer: Tokenizer = load_tokenizer(directory, spec.model.chat_template)
-        renderer = Renderer(self.tokenizer)
-        self.train = load_prompts(config.paths.train, spec.data.train, spec, renderer, field="train")
-        self.evaluation: PromptData | None = None
-        if config.paths.evaluation is not None and spec.data.evaluation is not None:
-            self.evaluation = load_prompts(
-                config.paths.evaluation,
-                spec.data.evaluation,
-                spec,
-                renderer,
-                field="evaluation",
-                max_rows=spec.evaluation.max_rows,
-            )
+        renderer = open_renderer(config)
+        self.tokenizer: Tokenizer = renderer.tokenizer
+        self.train, self.evaluation = load_data_sets(config, partial(load_prompts, spec=spec, renderer=renderer))
         parts = [self.train] if self.evaluation is None else [self.train, self.evaluation]
         self.warnings = [warning for part in parts for warning in part.warnings]
         """What the user should know about the inputs."""
@@ -141,7 +122,7 @@ class RLVRTask:
         self._encoded: dict[str, Any] | None = None
         self._steps_done = 0
 
-    def prepare(self, step: int) -> RLVRBatch:
+    def prepare(self, step: int) -> Batch:
         """The batch of optimizer step `step`: a new rollout, or the next update on the present one."""
         number, update = divmod(step, self._spec.rollout.updates_per_rollout)
         phases: dict[str, float] = {}
@@ -154,7 +135,7 @@ class RLVRTask:
         self._steps_done = step + 1
         batches = [self._micro_batch(group, rollout, fresh=update == 0) for group in self._groups(rollout.experiences)]
         trained = sum(batch.sequences.tokens for batch in batches)
-        return RLVRBatch(batches, trained if tokens is None else tokens, dict(rollout.metrics), phases)
+        return Batch(batches, trained if tokens is None else tokens, dict(rollout.metrics), phases)
 
     def loss(self, micro_batch: MicroBatch) -> tuple[Tensor, dict[str, Metric]]:
         """The micro-batch's share of the step's loss, and its metrics."""
@@ -196,19 +177,13 @@ class RLVRTask:
         """The digest of the training rows, and the rollout that the next step continues."""
         pending = self._steps_done % self._spec.rollout.updates_per_rollout != 0
         return {
-            "data": self.train.digest,
-            "rows": len(self.train.rows),
+            **rows_state(self.train.digest, len(self.train.rows)),
             "rollout": self._encoded if pending else None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores the rollout in use. Refuses other rows than those the checkpoint was trained on."""
-        if (state["data"], state["rows"]) != (self.train.digest, len(self.train.rows)):
-            raise DataError(
-                "data.train has changed since the checkpoint was saved: "
-                f"it has {len(self.train.rows)} rows ({self.train.digest}), "
-                f"it had {state['rows']} ({state['data']}); restore the file or start a new job"
-            )
+        refuse_other_rows(state, self.train.digest, len(self.train.rows))
         self._encoded = state["rollout"]
         if self._encoded is not None:
             self._rollout = decode_rollout(self._encoded, self.ranks.rank, self.ranks.world_size)
@@ -284,7 +259,7 @@ class RLVRTask:
                     self.stop.raise_if_requested()
         if self._spec.rollout.updates_per_rollout == 1:
             return
-        with _timed(phases, "old_logprobs"), _evaluating(self.model), torch.no_grad():
+        with _timed(phases, "old_logprobs"), evaluating(self.model), torch.no_grad():
             for group in groups:
                 for experience, row in zip(group, _rows(self._logprobs(self._padded(group))), strict=True):
                     experience.old_logprobs = row
@@ -368,14 +343,3 @@ def _timed(phases: dict[str, float], name: str) -> Iterator[None]:
     started = time.perf_counter()
     yield
     phases[name] = time.perf_counter() - started
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode within, the former mode after: an adapter's dropout must not touch frozen numbers."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from plumbline_api.contract import TrainerConfig
@@ -12,14 +13,18 @@ from plumbline_trainer.data.batches import TokenSequence
 from plumbline_trainer.data.rendering import Limits, Renderer, fit
 from plumbline_trainer.data.rows import PromptRow, Rows, listed, load_rows
 from plumbline_trainer.failures import DataError
-from plumbline_trainer.modeling.loading import load_configuration, load_tokenizer, resolve_directory
+from plumbline_trainer.modeling.loading import load_configuration, resolve_directory
 from plumbline_trainer.rewards.pool import VerifierPool
 from plumbline_trainer.rewards.rehearsal import rehearse
 from plumbline_trainer.rollout.cache import RowCache
+from plumbline_trainer.tasks.data_sets import (
+    PREFLIGHT_ROWS,
+    load_data_sets,
+    open_renderer,
+    overlong_warnings,
+    template_warnings,
+)
 from plumbline_trainer.tasks.task import InputReport
-
-PREFLIGHT_ROWS = 2000
-"""Rows of each file that pre-flight renders; all rows are checked for their shape, and rendered at the start."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +61,7 @@ def load_prompts(
     prompt_ids = renderer.prompt_ids([row.prompt for row in rows], [row.place for row in rows])
     limits = Limits(spec.training.max_prompt_tokens, spec.training.max_completion_tokens, spec.data.overlong)
     fitted = fit(rows, [[TokenSequence(ids, ())] for ids in prompt_ids], limits)
-    warnings = []
-    if fitted.dropped:
-        warnings.append(f"data.{field}: {fitted.dropped} of {len(rows)} prompts are too long and were dropped")
-    if fitted.truncated:
-        warnings.append(f"data.{field}: {fitted.truncated} of {len(rows)} prompts are too long and were truncated")
+    warnings = overlong_warnings(fitted, len(rows), "prompts", field)
     kept = [list(sequence.prompt_ids) for [sequence] in fitted.sequences]
     return PromptData(fitted.rows, kept, len(found.rows), found.digest, warnings)
 
@@ -81,29 +82,13 @@ def check_inputs(config: TrainerConfig) -> InputReport:
     """Refuses what `build` or the first steps would refuse, as far as that can be known without reading weights."""
     spec = spec_of(config)
     with open_pool(config) as pool:
-        directory = resolve_directory(config.paths.model)
-        RowCache(load_configuration(directory))
-        renderer = Renderer(load_tokenizer(directory, spec.model.chat_template))
-        warnings = [] if renderer.has_template else ["the tokenizer has no chat template: prompts are used as raw text"]
-        train = load_prompts(
-            config.paths.train, spec.data.train, spec, renderer, field="train", max_rendered=PREFLIGHT_ROWS
-        )
-        warnings += train.warnings
-        evaluation_rows = 0
-        if config.paths.evaluation is not None and spec.data.evaluation is not None:
-            evaluation = load_prompts(
-                config.paths.evaluation,
-                spec.data.evaluation,
-                spec,
-                renderer,
-                field="evaluation",
-                max_rows=spec.evaluation.max_rows,
-                max_rendered=PREFLIGHT_ROWS,
-            )
-            warnings += evaluation.warnings
-            evaluation_rows = evaluation.rows_in_file
+        RowCache(load_configuration(resolve_directory(config.paths.model)))
+        renderer = open_renderer(config)
+        load = partial(load_prompts, spec=spec, renderer=renderer, max_rendered=PREFLIGHT_ROWS)
+        train, evaluation = load_data_sets(config, load)
+        warnings = template_warnings(renderer) + train.warnings + (evaluation.warnings if evaluation else [])
         warnings += rehearse(spec.rewards, train.rows, pool)
-    return InputReport(train.rows_in_file, evaluation_rows, warnings)
+    return InputReport(train.rows_in_file, evaluation.rows_in_file if evaluation else 0, warnings)
 
 
 def open_pool(config: TrainerConfig) -> VerifierPool:

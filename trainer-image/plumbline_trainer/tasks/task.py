@@ -1,6 +1,7 @@
 """What a step is: the protocol between the training loop and the two kinds of job.
 
-The module of each kind of job (`tasks.preference`, `tasks.rlvr`) offers two functions, which `tasks.build` calls:
+Each kind of job has a module for training (`tasks.preference`, `tasks.rlvr`) with `build`, and one for its inputs
+(`tasks.preference_data`, `tasks.rlvr_data`) with `check_inputs`; `tasks.build` calls both:
 
     build(config: TrainerConfig, ranks: Ranks, stop: StopRequest) -> Task
         Loads model, tokenizer and rows onto `ranks.device`. Parameters are the same on every rank.
@@ -22,7 +23,8 @@ import torch
 from plumbline_trainer.reporting.metrics import Metrics
 
 
-class Batch(Protocol):
+@dataclass(frozen=True)
+class Batch:
     """One optimizer step's work of this rank, already split into micro-batches."""
 
     micro_batches: Sequence[Any]
@@ -32,10 +34,10 @@ class Batch(Protocol):
     tokens: int
     """Tokens processed by this rank in this step, for the throughput."""
 
-    metrics: Metrics
+    metrics: Metrics = field(default_factory=dict)
     """This rank's share of the metrics that are known before the update, such as rewards; the loop sums over ranks."""
 
-    phase_seconds: dict[str, float]
+    phase_seconds: dict[str, float] = field(default_factory=dict)
     """Duration of the phases before the update, such as generate and verify."""
 
 
