@@ -37,6 +37,10 @@ def verify(prompt, completion, answer, row):
         print("a line on standard output")
         sys.stdout.flush()
         os.write(1, b"and another\\n")
+    if completion == "environment":
+        return len({"MASTER_ADDR", "HF_TOKEN"} & set(os.environ)) + 10 * ("PATH" in os.environ)
+    if completion == "memory":
+        return len(bytearray(5 * 2**30))
     if completion == "read":
         return len(sys.stdin.read())
     return float(completion) if completion.isdigit() else 0
@@ -123,6 +127,19 @@ def test_code_that_closes_files_breaks_only_its_call(pool):
 def test_printing_and_reading_do_not_disturb_the_protocol(pool):
     outcomes = pool.run([call("print"), call("read"), call("7")])
     assert [outcome.value for outcome in outcomes] == [0, 0, 7]
+
+
+def test_the_trainers_environment_stays_with_the_trainer(pool, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    monkeypatch.setenv("MASTER_ADDR", "10.0.0.1")
+    with VerifierPool([component(tmp_path / "reward.py")], {"code": tmp_path / "reward.py"}, workers=1) as fresh:
+        assert [outcome.value for outcome in fresh.run([call("environment")])] == [10]
+
+
+def test_memory_beyond_the_limit_is_an_error_of_its_call_alone(pool):
+    outcomes = pool.run([call("memory"), call("1")])
+    assert outcomes[0].error == "MemoryError"
+    assert outcomes[1].value == 1
 
 
 def test_components_keep_apart(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,16 @@ from transformers import AutoModelForCausalLM
 
 from plumbline_api.contract import TrainerConfig
 from plumbline_trainer import preflight as module
+from plumbline_trainer.distributed import Ranks
 from plumbline_trainer.failures import ConfigError, DataError, ModelError, RewardFunctionError
 from plumbline_trainer.memory import estimate, host_limit
 from plumbline_trainer.modeling.loading import load_configuration
-from plumbline_trainer.preflight import preflight
+from plumbline_trainer.preflight import models_held, preflight
+from plumbline_trainer.rewards import rehearsal
+from plumbline_trainer.stopping import StopRequest
+from plumbline_trainer.tasks.build import build_task
 
+ALONE = Ranks(StopRequest(), torch.device("cpu"))
 PAIRS = [{"prompt": "1+1=?", "chosen": "2", "rejected": "3"}, {"prompt": "1+2=?", "chosen": "3", "rejected": "4"}]
 
 
@@ -71,23 +77,39 @@ def test_an_incomplete_model_directory_is_refused(
     assert str(model) in str(refused.value)
 
 
-def rlvr_config(folder: Path, model: Path, code: str) -> TrainerConfig:
-    rows, reward = folder / "problems.jsonl", folder / "reward.py"
+@pytest.mark.parametrize("start", [preflight, lambda config: build_task(config, ALONE, ALONE.stop)], ids=["pre", "run"])
+@pytest.mark.parametrize("reference", [False, True], ids=["model", "reference"])
+def test_sequences_longer_than_the_model_are_refused_before_weights_are_read(
+    start: Any, reference: bool, preference_config: Any, write_rows: Any, llama_directory: Path, tmp_path: Path
+) -> None:
+    short = shutil.copytree(llama_directory, tmp_path / "short")
+    fields = json.loads((short / "config.json").read_text())
+    (short / "config.json").write_text(json.dumps({**fields, "max_position_embeddings": 47}))
+    (short / "model.safetensors").write_bytes(b"not weights")
+    where = {"reference": str(short)} if reference else {"model": str(short)}
+    with pytest.raises(ConfigError) as refused:
+        start(preference_config({"dpo": {}}, write_rows(PAIRS), **where))
+    assert "training.maxPromptTokens + training.maxCompletionTokens is 32 + 16 = 48" in str(refused.value)
+    assert f"the model {short} has 47 positions" in str(refused.value)
+
+
+def rlvr_config(folder: Path, model: Path, code: str, **reward: Any) -> TrainerConfig:
+    rows, file = folder / "problems.jsonl", folder / "reward.py"
     rows.write_text('{"prompt": "1+1=?", "answer": "2"}\n')
-    reward.write_text(code)
+    file.write_text(code)
     spec = {
         "runtimeRef": {"name": "local"},
         "model": {"source": {"path": {"path": str(model)}}},
         "data": {"train": {"source": {"path": {"path": str(rows)}}}},
         "objective": {"grpo": {}},
-        "rewards": [{"name": "own", "timeoutSeconds": 1, "verifier": {"python": {"path": str(reward)}}}],
+        "rewards": [{"name": "own", "timeoutSeconds": 1, "verifier": {"python": {"path": str(file)}}, **reward}],
         "training": {"steps": 1, "batchSize": 8, "maxPromptTokens": 32, "maxCompletionTokens": 8},
         "output": {"path": str(folder / "output")},
     }
     paths = {
         "model": str(model),
         "train": str(rows),
-        "rewards": {"own": str(reward)},
+        "rewards": {"own": str(file)},
         "checkpoints": str(folder / "checkpoints"),
         "output": str(folder / "output"),
     }
@@ -113,6 +135,42 @@ def test_reward_code_that_scores_passes(tmp_path: Path, llama_directory: Path) -
 def test_reward_code_that_cannot_score_is_refused(code: str, tmp_path: Path, llama_directory: Path) -> None:
     with pytest.raises(RewardFunctionError, match="own"):
         preflight(rlvr_config(tmp_path, llama_directory, code))
+
+
+HANGING = "def verify(prompt, completion, answer, row):\n    while True: pass\n"
+
+
+def test_code_that_may_take_long_is_not_waited_for(
+    tmp_path: Path, llama_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rehearsal, "REHEARSAL_SECONDS", 0.5)
+    config = rlvr_config(tmp_path, llama_directory, HANGING, timeoutSeconds=3600)
+    [warning] = [text for text in preflight(config).warnings if "own" in text]
+    assert "problems.jsonl:1: did not return within 0.5 s; timeoutSeconds 3600 allows it more" in warning
+
+
+def test_a_verifier_that_hangs_on_an_answer_is_waited_for_once(
+    tmp_path: Path, llama_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rehearsal, "REHEARSAL_SECONDS", 0.5)
+    config = rlvr_config(
+        tmp_path, llama_directory, HANGING, verifier={"regex": {"pattern": "(.*)*x"}}, timeoutSeconds=60
+    )
+    Path(config.paths.train).write_text(f'{{"prompt": "1+1=?", "answer": "{"2" * 40}"}}\n' * 200)
+    with pytest.raises(
+        DataError, match=r"problems\.jsonl:\d+: reward own cannot be computed: did not return within 0.5"
+    ):
+        preflight(config)
+
+
+def test_a_frozen_reference_counts_as_a_model(tmp_path: Path, llama_directory: Path) -> None:
+    config = rlvr_config(tmp_path, llama_directory, HANGING)
+    assert models_held(config) == 1
+    spec = config.rlvr.to_document() | {"objective": {"grpo": {"klCoefficient": 0.1}}}
+    penalized = TrainerConfig.model_validate(config.to_document() | {"rlvr": spec})
+    assert models_held(penalized) == 2
+    adapted = TrainerConfig.model_validate(config.to_document() | {"rlvr": spec | {"peft": {"lora": {}}}})
+    assert models_held(adapted) == 1
 
 
 def test_a_folder_that_is_a_file_is_refused(preference_config: Any, write_rows: Any) -> None:

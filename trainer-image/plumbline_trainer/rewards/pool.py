@@ -2,6 +2,10 @@
 
 A call that runs out of time, or whose process dies, costs that process: it is killed with all its children and a new
 one takes its place. Nothing that a verifier does can hold up or end the trainer. Results come in the order of calls.
+
+Workers see neither the trainer's environment, where credentials and the addresses of its peers may be, nor its files
+and pipes, and their memory is limited (see `worker`). They do share its network, file system and user: this keeps
+mistakes in, not malice.
 """
 
 from __future__ import annotations
@@ -26,8 +30,11 @@ import plumbline_trainer
 from plumbline_api.sources import Reward
 from plumbline_trainer.failures import RewardFunctionError
 
-LOAD_SECONDS = 30.0
+LOAD_SECONDS = 60.0
 """Longest time for one component's code to load, libraries included."""
+
+ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "SSL_CERT_FILE")
+"""What workers keep of the trainer's environment."""
 
 MAX_WORKERS = 8
 _POLL_SECONDS = 0.1
@@ -96,8 +103,9 @@ class VerifierPool:
         calls: Sequence[Call],
         poll: Callable[[], None] = lambda: None,
         on_outcome: Callable[[Call, Outcome], None] = lambda call, outcome: None,
+        longest: float = float("inf"),
     ) -> list[Outcome]:
-        """The outcome of every call, in order.
+        """The outcome of every call, in order; a call takes at most its component's limit and `longest` seconds.
 
         `poll` is called several times a second and `on_outcome` after each call; either ends the run by raising.
         Raises `RewardFunctionError` where a component's code does not load.
@@ -121,7 +129,8 @@ class VerifierPool:
                 for worker in self._workers:
                     if waiting and worker.idle:
                         index = waiting.popleft()
-                        worker.send(index, calls[index], self._timeouts[calls[index].component])
+                        limit = min(self._timeouts[calls[index].component], longest)
+                        worker.send(index, calls[index], limit)
                 for key, _ in self._selector.select(self._patience()):
                     worker = key.data
                     for message in worker.receive():
@@ -254,7 +263,8 @@ class _Worker:
 
 
 def _environment() -> dict[str, str]:
-    """The trainer's own, with one thread a worker and with the packages where this process found them."""
+    """Little of the trainer's own, one thread a worker, and the packages where this process found them."""
     roots = [str(Path(package.__file__ or "").parents[1]) for package in (plumbline_trainer, plumbline_api)]
     path = [*dict.fromkeys(roots), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": "1"}
+    kept = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
+    return {**kept, "PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": "1"}

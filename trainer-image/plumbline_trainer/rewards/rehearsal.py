@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 from plumbline_api.methods.verifiers import PythonFunction
 from plumbline_api.sources import Reward
@@ -16,28 +17,51 @@ ROWS = 200
 ROWS_FOR_CODE = 2
 """Rows that the user's own code scores: how long it takes is not known."""
 
+REHEARSAL_SECONDS = 20.0
+"""Longest time for a call of the rehearsal, however long `timeoutSeconds` allows it to take in training."""
+
 
 def rehearse(rewards: Sequence[Reward], rows: Sequence[PromptRow], pool: VerifierPool) -> list[str]:
     """Lets every component score the answers of the first rows as if they were completions; returns warnings.
 
     Raises `RewardFunctionError` where a component's code does not load or fails on every row, and `DataError` naming
-    file and line where a built-in verifier cannot read a row's answer.
+    file and line where a built-in verifier cannot read a row's answer. Code that takes longer than
+    `REHEARSAL_SECONDS` and may is a warning: whether it ever ends is for the training to find out.
     """
     warnings = []
     for reward in rewards:
         own_code = isinstance(reward.verifier.value, PythonFunction)
         tried = rows[: ROWS_FOR_CODE if own_code else ROWS]
-        outcomes = pool.run([Call(reward.name, row.prompt, row.answer or "", row.answer, row.columns) for row in tried])
-        failed = [(row, outcome) for row, outcome in zip(tried, outcomes, strict=True) if outcome.failed]
+        calls = [Call(reward.name, row.prompt, row.answer or "", row.answer, row.columns) for row in tried]
+        row_of = {id(call): row for call, row in zip(calls, tried, strict=True)}
+        judge = _go_on if own_code else partial(_refuse_hanging, row_of)
+        outcomes = pool.run(calls, on_outcome=judge, longest=REHEARSAL_SECONDS)
+        failed = [(row.place, outcome) for row, outcome in zip(tried, outcomes, strict=True) if outcome.failed]
         if not failed:
             continue
-        place, outcome = failed[0][0].place, failed[0][1]
+        place, outcome = failed[0]
         if not own_code:
-            raise DataError(f"{place}: reward {reward.name} cannot be computed: {outcome.error}")
-        if len(failed) == len(tried):
+            raise _unreadable(place, reward.name, outcome)
+        unfinished = outcome.timed_out and reward.timeout_seconds > REHEARSAL_SECONDS
+        if len(failed) == len(tried) and not unfinished:
             raise RewardFunctionError(f"reward {reward.name} failed on {place}: {_explained(outcome)}")
-        warnings.append(f"reward {reward.name} failed on {place}: {outcome.error}")
+        allowed = f"; timeoutSeconds {reward.timeout_seconds:g} allows it more in training" if unfinished else ""
+        warnings.append(f"reward {reward.name} failed on {place}: {outcome.error}{allowed}")
     return warnings
+
+
+def _go_on(call: Call, outcome: Outcome) -> None:
+    """The user's code may fail on a row."""
+
+
+def _refuse_hanging(rows: Mapping[int, PromptRow], call: Call, outcome: Outcome) -> None:
+    """A built-in verifier that runs out of time once may do so on every row: that is not waited for."""
+    if outcome.timed_out:
+        raise _unreadable(rows[id(call)].place, call.component, outcome)
+
+
+def _unreadable(place: str, name: str, outcome: Outcome) -> DataError:
+    return DataError(f"{place}: reward {name} cannot be computed: {outcome.error}")
 
 
 def _explained(outcome: Outcome) -> str:

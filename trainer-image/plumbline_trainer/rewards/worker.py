@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import resource
 import signal
 import sys
 import traceback
@@ -22,12 +23,16 @@ from plumbline_trainer.rewards.verifiers import Verify, build_verifier, checked_
 _PR_SET_PDEATHSIG = 1
 _TRACEBACK_LINES = 12
 
+CALL_MEMORY_BYTES = 4 * 2**30
+"""What calls may use beyond loaded code: enough for any check of a text, too little to end the trainer's pod."""
+
 
 def main() -> None:
     """Serves until the input ends."""
     _end_with_parent()
     calls, answers = _private_streams()
     verifiers = _load(json.loads(calls.readline()), answers)
+    _limit_memory()
     for line in calls:
         call = json.loads(line)
         try:
@@ -68,6 +73,18 @@ def _end_with_parent() -> None:
     """A trainer that is killed leaves no worker behind, not even one that is caught in a loop."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _limit_memory() -> None:
+    """Lets calls add `CALL_MEMORY_BYTES` of addresses to what loading has mapped; beyond that they get a MemoryError.
+
+    Only the soft limit is set: it is against accidents, and code that means to hold more may raise it.
+    """
+    if sys.platform == "linux":
+        mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        wanted = mapped + CALL_MEMORY_BYTES
+        resource.setrlimit(resource.RLIMIT_AS, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
 
 
 def _say(answers: TextIO, **message: Any) -> None:
