@@ -86,7 +86,7 @@ def prepare_jobs(cluster: Cluster, tiny_model: Path, images: dict[str, Any]) -> 
     """A clean namespace's worth of inputs: earlier jobs gone, model and data on the claim."""
     cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
     cluster.kubectl("delete", WATCHED, "--all", "-n", NAMESPACE, "--wait=true")
-    stage_files(cluster, NAMESPACE, CLAIM, tiny_model, trainer_image(images))
+    stage_files(cluster, NAMESPACE, CLAIM, tiny_model, trainer_image(images), clear="results")
 
 
 def main() -> None:

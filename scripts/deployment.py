@@ -127,14 +127,17 @@ def _loader_manifest(claim: str, image: str) -> dict[str, Any]:
     }
 
 
-def stage_files(cluster: Cluster, namespace: str, claim: str, folder: Path, image: str, size: str = "5Gi") -> None:
-    """Creates the claim if it is not there and copies the folder's content to its root, through a pod with tar."""
+def stage_files(cluster: Cluster, namespace: str, claim: str, folder: Path, image: str, clear: str) -> None:
+    """Creates the claim if it is not there and copies the folder's content to its root, through a pod with tar.
+
+    `clear` is a folder on the claim that is removed first: a job continues from the checkpoints that it finds.
+    """
     cluster.apply(
         {
             "apiVersion": "v1",
             "kind": "PersistentVolumeClaim",
             "metadata": {"name": claim},
-            "spec": {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": size}}},
+            "spec": {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "5Gi"}}},
         },
         namespace=namespace,
     )
@@ -143,6 +146,7 @@ def stage_files(cluster: Cluster, namespace: str, claim: str, folder: Path, imag
     cluster.apply(_loader_manifest(claim, image), namespace=namespace)
     try:
         cluster.kubectl("wait", "pod", LOADER, *with_pod, "--for=condition=Ready", "--timeout=180s")
+        cluster.kubectl("exec", *with_pod, LOADER, "--", "rm", "-rf", f"/volume/{clear}")
         # the entries, not ".": the volume's root belongs to somebody else
         entries = sorted(entry.name for entry in folder.iterdir())
         archive = subprocess.Popen(["tar", "-C", str(folder), "-chf", "-", *entries], stdout=subprocess.PIPE)

@@ -1,7 +1,8 @@
-"""Runs the test lanes: `scripts/test.py [lint] [unit] [control-plane] [e2e] [e2e-all]`; all but the last by default.
+"""Runs the test lanes: `scripts/test.py [LANE ...]`; without names `lint unit control-plane e2e`.
 
 lint           ruff and mypy
 unit           everything that needs nothing but Python
+slow           unit tests that take long, such as learning curves
 control-plane  the operator and the CRDs against a real kube-apiserver and etcd, with a simulated kubelet
 e2e            one run of each kind of job in real pods on a real cluster
 e2e-all        every end-to-end test
@@ -44,7 +45,12 @@ def lint() -> bool:
 
 def unit() -> bool:
     """Everything that needs nothing but Python."""
-    return pytest("-n", "2", "-m", "not control_plane and not cluster and not e2e")
+    return pytest("-n", "2", "-m", "not control_plane and not cluster and not e2e and not slow")
+
+
+def slow() -> bool:
+    """Unit tests that take longer than the whole rest, such as learning curves of several examples."""
+    return pytest("-m", "slow and not control_plane and not cluster and not e2e")
 
 
 def control_plane() -> bool:
@@ -68,6 +74,7 @@ def end_to_end(*selection: str) -> bool:
 LANES = {
     "lint": lint,
     "unit": unit,
+    "slow": slow,
     "control-plane": control_plane,
     "e2e": lambda: end_to_end("-m", "e2e and not slow"),
     "e2e-all": lambda: end_to_end("-m", "e2e or cluster"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import subprocess
 import sys
 import uuid
@@ -18,6 +19,7 @@ from scripts.deployment import (
     Cluster,
     build_images,
     install_operator,
+    read_file,
     stage_files,
     trainer_image,
     wait_until,
@@ -73,7 +75,7 @@ def namespace(installed: Cluster) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def staged(installed: Cluster, namespace: str, tiny_model: Path, images: dict[str, Any]) -> str:
     """A namespace whose claim holds the tiny model and its data."""
-    stage_files(installed, namespace, CLAIM, tiny_model, trainer_image(images))
+    stage_files(installed, namespace, CLAIM, tiny_model, trainer_image(images), clear="results")
     return namespace
 
 
@@ -81,7 +83,7 @@ def staged(installed: Cluster, namespace: str, tiny_model: Path, images: dict[st
 def example() -> Callable[..., Manifest]:
     """`example("dpo", "spec.training.steps=3")`: the job of an example file with some fields changed.
 
-    A value is YAML; `null` removes the field.
+    A value is YAML; `null` removes the field. A renamed job writes to a folder of its own.
     """
 
     def load(name: str, *changes: str, rename: str | None = None) -> Manifest:
@@ -89,6 +91,7 @@ def example() -> Callable[..., Manifest]:
         job = copy.deepcopy(next(document for document in documents if document["kind"].endswith("Job")))
         if rename:
             job["metadata"]["name"] = rename
+            job["spec"]["output"]["volume"]["path"] = f"results/{rename}"
         for change in changes:
             path, _, text = change.partition("=")
             *parents, last = path.split(".")
@@ -108,9 +111,10 @@ def example() -> Callable[..., Manifest]:
 class Jobs:
     """Creates jobs in one namespace and waits for what becomes of them."""
 
-    def __init__(self, cluster: Cluster, namespace: str) -> None:
+    def __init__(self, cluster: Cluster, namespace: str, image: str) -> None:
         self.cluster = cluster
         self.namespace = namespace
+        self._image = image
 
     def create(self, job: Manifest) -> str:
         """Creates the job and returns its resource, such as `preferencejob/dpo`."""
@@ -149,12 +153,18 @@ class Jobs:
 
         return wait_until(f"{resource} to have {kind}={status} because of {reason}", reached, seconds)
 
+    def weights(self, resource: str) -> dict[str, str]:
+        """Digests of the weight files of the job's model, by file name."""
+        name = resource.split("/")[1]
+        record = read_file(self.cluster, self.namespace, CLAIM, f"results/{name}/plumbline.json", self._image)
+        return {file: digest for file, digest in json.loads(record)["files"].items() if file.endswith(".safetensors")}
+
     def pods(self, resource: str) -> list[dict[str, Any]]:
         name = resource.split("/")[1]
         return self.cluster.get("pods", "-n", self.namespace, "-l", f"plumbline.dev/job-name={name}")["items"]
 
 
 @pytest.fixture(scope="module")
-def jobs(installed: Cluster, staged: str) -> Jobs:
+def jobs(installed: Cluster, staged: str, images: dict[str, Any]) -> Jobs:
     """Creates jobs in the staged namespace."""
-    return Jobs(installed, staged)
+    return Jobs(installed, staged, trainer_image(images))

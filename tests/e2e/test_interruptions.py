@@ -45,14 +45,17 @@ def kill_container(pod: dict[str, Any], name: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(jobs: Any, example: Any) -> dict[str, Any]:
-    """The final status of the job when nothing interferes."""
+def undisturbed(jobs: Any, example: Any) -> dict[str, str]:
+    """Digests of the weights that the job ends with when nothing interferes."""
     resource = jobs.create(example("dpo", *CHANGES, rename="undisturbed"))
-    return jobs.wait_for_phase(resource, "Complete", seconds=600)
+    jobs.wait_for_phase(resource, "Complete", seconds=600)
+    weights = jobs.weights(resource)
+    assert weights
+    return weights
 
 
 def test_suspend_saves_a_checkpoint_and_resume_ends_with_the_same_model(
-    jobs: Any, example: Any, undisturbed: dict[str, Any]
+    jobs: Any, example: Any, undisturbed: dict[str, str]
 ) -> None:
     resource = jobs.create(example("dpo", *CHANGES, rename="suspended"))
     reached_step(jobs, resource, 2)
@@ -64,39 +67,39 @@ def test_suspend_saves_a_checkpoint_and_resume_ends_with_the_same_model(
 
     jobs.cluster.kubectl("patch", resource, "-n", jobs.namespace, "--type=merge", "-p", suspend % "false")
     status = jobs.wait_for_phase(resource, "Complete", seconds=600)
-    assert status["output"]["digest"] == undisturbed["output"]["digest"]
+    assert jobs.weights(resource) == undisturbed
     assert status["failures"] == 0
 
 
 def test_a_deleted_pod_is_replaced_and_the_model_is_the_same(
-    jobs: Any, example: Any, undisturbed: dict[str, Any]
+    jobs: Any, example: Any, undisturbed: dict[str, str]
 ) -> None:
     resource = jobs.create(example("dpo", *CHANGES, rename="evicted"))
     reached_step(jobs, resource, 3)
     jobs.cluster.kubectl("delete", "pod", "-n", jobs.namespace, "-l", "plumbline.dev/job-name=evicted", "--wait=false")
     status = jobs.wait_for_phase(resource, "Complete", seconds=600)
-    assert status["output"]["digest"] == undisturbed["output"]["digest"]
+    assert jobs.weights(resource) == undisturbed
     assert status["restarts"] == 1
     assert status["failures"] == 0, "a pod that somebody deletes is not the job's failure"
 
 
 def test_a_killed_trainer_process_counts_as_a_failure_and_the_model_is_the_same(
-    jobs: Any, example: Any, undisturbed: dict[str, Any]
+    jobs: Any, example: Any, undisturbed: dict[str, str]
 ) -> None:
     job = example("dpo", *CHANGES, "spec.runPolicy.backoff.initialSeconds=1", rename="killed")
     resource = jobs.create(job)
     wait_until("a checkpoint", lambda: jobs.status(resource).get("checkpoint"), seconds=240)
     kill_container(jobs.pods(resource)[0], "trainer")
     status = jobs.wait_for_phase(resource, "Complete", seconds=600)
-    assert status["output"]["digest"] == undisturbed["output"]["digest"]
+    assert jobs.weights(resource) == undisturbed
 
 
-def test_a_killed_operator_leaves_running_jobs_alone(jobs: Any, example: Any, undisturbed: dict[str, Any]) -> None:
+def test_a_killed_operator_leaves_running_jobs_alone(jobs: Any, example: Any, undisturbed: dict[str, str]) -> None:
     resource = jobs.create(example("dpo", *CHANGES, rename="orphan"))
     reached_step(jobs, resource, 2)
     before = {pod["metadata"]["uid"] for pod in jobs.pods(resource)}
     jobs.cluster.kubectl("delete", "pod", "-n", SYSTEM_NAMESPACE, "--all", "--grace-period=0", "--force")
     status = jobs.wait_for_phase(resource, "Complete", seconds=600)
     assert {pod["metadata"]["uid"] for pod in jobs.pods(resource)} <= before
-    assert status["output"]["digest"] == undisturbed["output"]["digest"]
+    assert jobs.weights(resource) == undisturbed
     assert status["restarts"] == 0
