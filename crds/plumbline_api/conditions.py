@@ -52,6 +52,7 @@ class Reason(StrEnum):
     NO_CHECKPOINT = "NoCheckpoint"
     COMPLETED = "Completed"
     DEADLINE_EXCEEDED = "DeadlineExceeded"
+    TRAINER_WARNING = "TrainerWarning"
     # why pods do not start
     UNSCHEDULABLE = "Unschedulable"
     IMAGE_PULL_FAILED = "ImagePullFailed"
@@ -96,6 +97,7 @@ REASONS: dict[Reason, str] = {
     Reason.NO_CHECKPOINT: "No verified checkpoint exists yet.",
     Reason.COMPLETED: "The trainer finished and wrote the model.",
     Reason.DEADLINE_EXCEEDED: "The run took longer than runPolicy.activeDeadlineSeconds.",
+    Reason.TRAINER_WARNING: "The trainer goes on and the user should know why that deserves a look; only an event.",
     Reason.UNSCHEDULABLE: "No node fits; the message says which resource is short.",
     Reason.IMAGE_PULL_FAILED: "The image cannot be pulled.",
     Reason.VOLUME_FAILED: "A volume or claim is missing or cannot be mounted.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -163,3 +163,8 @@ class JobStatus(ApiModel):
     snapshot: SnapshotStatus | None = Field(None, description="The stored resolution of spec and runtime.")
     inputs: Inputs | None = Field(None, description="Digests of what went into the run.")
     output: OutputStatus | None = Field(None, description="The trained model.")
+    warnings: list[Annotated[str, Field(max_length=1024)]] = Field(
+        default_factory=list,
+        max_length=16,
+        description="What the trainer warned of, such as a damaged checkpoint that was passed over; the last sixteen.",
+    )

@@ -47,6 +47,8 @@ class World:
         self.warnings: tuple[PodWarning, ...] = ()
         self.refusals: tuple[Refusal, ...] = ()
         self.foreign: tuple[str, ...] = ()
+        self.quota_message = ""
+        """With what the API server refuses pods; empty when it does not."""
         self.nodes: dict[str, bool] = {}
         self.report: StatusReport | None = None
         self._uids = 0
@@ -98,6 +100,22 @@ class World:
                 return decision
         raise AssertionError(f"decisions do not settle: {decision}")
 
+    def reconcile(self) -> list[WriteStatus]:
+        """One reconciliation with its rounds, as the operator does it; returns the status writes."""
+        writes: list[WriteStatus] = []
+        for _ in range(MOST_ROUNDS):
+            decision = self.decide()
+            self.carry_out(decision.steps)
+            writes += [step for step in decision.steps if isinstance(step, WriteStatus)]
+            asked = [step for step in decision.steps if isinstance(step, Apply) and step.manifest["kind"] == "Pod"]
+            if asked and self.quota_message and not self.refusals:
+                name = asked[0].manifest["metadata"]["name"]
+                self.refusals = (Refusal(f"Pod {name}", 403, self.quota_message),)
+            elif not decision.again:
+                self.refusals = ()
+                return writes
+        raise AssertionError(f"decisions do not settle: {decision}")
+
     def _apply(self, manifest: dict[str, Any]) -> None:
         name = manifest["metadata"]["name"]
         if manifest["kind"] == "ConfigMap":
@@ -105,7 +123,7 @@ class World:
         elif manifest["kind"] == "Service":
             attempt = int(manifest["metadata"]["labels"]["plumbline.dev/attempt"])
             self.services.setdefault(name, ServiceView(name, self._uid(), attempt, "10.0.0.1"))
-        elif name not in self.pods:
+        elif name not in self.pods and not self.quota_message:
             self.created.append(name)
             document = {**manifest, "status": {"phase": "Pending"}}
             document["metadata"] = {**manifest["metadata"], "uid": self._uid()}

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from plumbline_api.contract import StatusReport
+from plumbline_api.status import MetricValue
 from plumbline_operator.model import Apply, Delete, DeleteJob, PostEvent, Refusal, WriteStatus
 from tests.operator.job_documents import preference_job
 from tests.operator.simulated_world import World
@@ -192,6 +193,67 @@ def test_refused_pods_are_asked_for_again_later() -> None:
     world.refusals = ()
     world.settle()
     assert "tune-trainer-1-0" in world.pods
+
+
+def test_asking_again_for_refused_pods_writes_nothing_while_the_answer_is_the_same() -> None:
+    """Each write is an event that asks again: a refusal that was unsaid and said anew would never come to rest."""
+    world = World(preference_job(replicas=2))
+    world.quota_message = 'pods "tune-trainer-1-0" is forbidden: exceeded quota: small, used: pods=20'
+    world.reconcile()
+    assert world.condition("PodsReady").reason == "QuotaExceeded"
+    for _ in range(3):
+        assert world.reconcile() == []
+    world.quota_message = world.quota_message.replace("20", "19")
+    assert [write.urgent for write in world.reconcile()] == [False], "other words for the same thing can wait"
+    world.quota_message = ""
+    world.reconcile()
+    assert world.condition("PodsReady").reason == "WaitingForPods"
+    assert len(world.pods) == 2
+
+
+def test_a_warning_of_the_trainer_is_told_once_and_kept() -> None:
+    world = running()
+    warning = "checkpoint step-20 is damaged (weights.safetensors) and was passed over"
+    world.report = StatusReport(state="training", attempt=1, step=10, max_steps=40, warnings=[warning])
+    assert [step.urgent for step in world.decide().steps if isinstance(step, WriteStatus)] == [True]
+    world.settle()
+    world.report = StatusReport(state="training", attempt=1, step=11, max_steps=40, warnings=[warning, "a second one"])
+    world.settle()
+    world.end_pod("tune-trainer-1-0", 75)
+    world.run_all()
+    world.report = StatusReport(state="training", attempt=2, step=12, max_steps=40, warnings=[warning])
+    world.settle()
+    told = [event.message for event in world.events if event.reason == "TrainerWarning"]
+    assert told == [warning, "a second one"]
+    assert world.status.warnings == [warning, "a second one"]
+
+
+def test_of_many_warnings_the_oldest_are_dropped_and_none_is_told_twice() -> None:
+    world = running()
+    for first in (0, 10, 20):
+        said = [f"warning {number}" for number in range(first, first + 16)]
+        world.report = StatusReport(state="training", attempt=1, step=1, max_steps=40, warnings=said)
+        world.settle()
+        assert world.status.warnings == said
+    told = [event.message for event in world.events if event.reason == "TrainerWarning"]
+    assert told == [f"warning {number}" for number in range(36)]
+
+
+def test_a_report_of_the_attempt_before_does_not_make_the_next_one_run() -> None:
+    world = running()
+    world.report = StatusReport(state="training", attempt=1, step=10, max_steps=40)
+    world.end_pod("tune-trainer-1-0", 75)
+    world.run_all()
+    assert world.status.attempt == 2
+    assert world.condition("Running").status == "False"
+
+
+def test_a_metric_that_is_reported_twice_is_stored_once() -> None:
+    world = running()
+    metrics = [MetricValue(name="loss", value=2.0), MetricValue(name="loss", value=1.0)]
+    world.report = StatusReport(state="training", attempt=1, step=1, max_steps=40, metrics=metrics)
+    world.settle()
+    assert [(metric.name, metric.value) for metric in world.status.metrics] == [("loss", 1.0)]
 
 
 # ending

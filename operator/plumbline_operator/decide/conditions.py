@@ -103,6 +103,15 @@ def transition_events(old: JobStatus, new: JobStatus) -> list[PostEvent]:
     return events
 
 
+def warning_events(old: JobStatus, new: JobStatus) -> list[PostEvent]:
+    """One event for each warning of the trainer that the stored status does not know."""
+    return [
+        PostEvent(type="Warning", reason=Reason.TRAINER_WARNING, message=text, occasion="trainer")
+        for text in new.warnings
+        if text not in old.warnings
+    ]
+
+
 def leading_reason(status: JobStatus, order: Sequence[ConditionType]) -> str:
     """Reason of the first condition of `order` that is there, for the printer column."""
     return next((found.reason for type_ in order if (found := condition_of(status, type_)) is not None), "")

@@ -10,7 +10,13 @@ from pydantic import ValidationError
 
 from plumbline_api.conditions import ConditionType, Phase
 from plumbline_api.status import JobStatus
-from plumbline_operator.decide.conditions import Status, leading_reason, set_condition, transition_events
+from plumbline_operator.decide.conditions import (
+    Status,
+    leading_reason,
+    set_condition,
+    transition_events,
+    warning_events,
+)
 from plumbline_operator.decide.progress import is_urgent
 from plumbline_operator.model import Decision, Step, WriteStatus
 
@@ -60,5 +66,6 @@ class Draft:
         # write would come back as an event, and the next reconciliation would find the bill grown again.
         if self.status.model_copy(update={"usage": None}) != self.stored.model_copy(update={"usage": None}):
             first.extend(transition_events(self.stored, self.status))
+            first.extend(warning_events(self.stored, self.status))
             first.append(WriteStatus(self.status, urgent=is_urgent(self.stored, self.status)))
         return Decision(steps=(*first, *steps), requeue_after=requeue_after, again=again)

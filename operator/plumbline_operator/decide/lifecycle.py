@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from plumbline_api.conditions import ConditionType, Phase, Reason
-from plumbline_api.contract import EXIT_REASONS, ExitCode
+from plumbline_api.contract import EXIT_REASONS, ExitCode, StatusReport
 from plumbline_api.running import RunPolicy
 from plumbline_api.status import Attempt, JobStatus, SnapshotStatus
 from plumbline_operator.children import pod_manifest, service_manifest
@@ -35,10 +35,10 @@ from plumbline_operator.decide.attempts import (
     stop_pods,
     unfinished,
 )
-from plumbline_operator.decide.conditions import Status, holds, is_terminal
+from plumbline_operator.decide.conditions import Status, condition_of, holds, is_terminal
 from plumbline_operator.decide.diagnosis import Finding, Rank
 from plumbline_operator.decide.draft import Draft, read_status
-from plumbline_operator.decide.pending import explain
+from plumbline_operator.decide.pending import REFUSAL_REASONS, explain
 from plumbline_operator.decide.progress import is_training, merge_last_words, merge_report
 from plumbline_operator.model import Apply, Decision, Delete, DeleteJob, Observed, Step
 from plumbline_operator.resources import CONFIG_MAPS, PODS, SERVICES
@@ -142,8 +142,8 @@ class _Run:
         self.status.gpus = self.snapshot.total_gpus
 
     def _set_results(self, gang: Gang) -> None:
-        attempt, report = gang.attempt, self.observed.report
-        if attempt.end_time is None and report is not None and report.attempt == attempt.number:
+        attempt, report = gang.attempt, self._report_of(gang.attempt)
+        if attempt.end_time is None and report is not None:
             merge_report(self.status, attempt, report)
         if gang.words is not None:
             merge_last_words(self.status, attempt, gang.words)
@@ -154,6 +154,11 @@ class _Run:
             self.draft.set(
                 ConditionType.CHECKPOINTED, "False", Reason.NO_CHECKPOINT, "no verified checkpoint exists yet"
             )
+
+    def _report_of(self, attempt: Attempt) -> StatusReport | None:
+        """The last report, if it is this attempt's and not one of a pod that is gone."""
+        report = self.observed.report
+        return report if report is not None and report.attempt == attempt.number else None
 
     # an attempt is open
 
@@ -195,12 +200,21 @@ class _Run:
                 )
                 for rank in gang.missing
             ]
-        self._describe_pods(gang)
+        # Creating what was refused before is a question whose answer comes later in this reconciliation: until then
+        # the refusal stays told. A status that changed with the question and again with the answer would be two
+        # writes, each of them an event that asks the question anew, without end.
+        asked_again = bool(creates) and not self.observed.refusals and self._was_refused()
+        if not asked_again:
+            self._describe_pods(gang)
         after = deadline_left
         if self.observed.refusals:
             # What is refused is not asked for twice in one reconciliation.
             creates, after = [], min(REFUSAL_RETRY_SECONDS, after or REFUSAL_RETRY_SECONDS)
-        return self._continue([*clearing, *creates], after=after)
+        return self._continue([*clearing, *creates], after=after, again=asked_again)
+
+    def _was_refused(self) -> bool:
+        condition = condition_of(self.status, ConditionType.PODS_READY)
+        return condition is not None and condition.reason in REFUSAL_REASONS
 
     def _clear_earlier_attempts(self, number: int) -> list[Delete]:
         """The pods of a failed attempt are kept for their logs only until the next one is under way."""
@@ -219,7 +233,7 @@ class _Run:
             return
         self.status.phase = Phase.RUNNING
         draft.set(ConditionType.PODS_READY, "True", Reason.PODS_RUNNING, f"{gang.replicas} of {gang.replicas} pods run")
-        if is_training(self.observed.report) or holds(self.status, ConditionType.RUNNING):
+        if is_training(self._report_of(gang.attempt)) or holds(self.status, ConditionType.RUNNING):
             draft.set(ConditionType.RUNNING, "True", Reason.TRAINING, "the trainer reports steps")
         else:
             draft.set(

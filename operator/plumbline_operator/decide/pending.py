@@ -11,6 +11,9 @@ from plumbline_operator.pods import PREFLIGHT_CONTAINER, ContainerView, PodView
 
 Explanation = tuple[Reason, str]
 
+REFUSAL_REASONS = frozenset({Reason.QUOTA_EXCEEDED, Reason.POD_REFUSED})
+"""What `explain_refusal` gives: the API server did not take a child."""
+
 _IMAGE = frozenset(
     {
         "ErrImagePull",

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from plumbline_api.contract import StatusReport, TerminationMessage
 from plumbline_api.status import Attempt, JobStatus, MetricValue, Progress
 
 _RUNNING_STATES = frozenset({"evaluating", "training", "checkpointing", "exporting", "stopping", "done"})
+
+WARNINGS_KEPT = 16
+WARNING_LIMIT = 1024
+"""Characters of one warning."""
 
 
 def is_training(report: StatusReport | None) -> bool:
@@ -26,7 +32,17 @@ def merge_report(status: JobStatus, attempt: Attempt, report: StatusReport) -> N
     )
     attempt.from_step = report.from_step
     attempt.to_step = report.step
+    status.warnings = _merge_warnings(status.warnings, report.warnings)
     _merge_results(status, report)
+
+
+def _merge_warnings(known: list[str], said: list[str]) -> list[str]:
+    """What was told already, then what is new; of too many the oldest go, but none that the trainer still repeats."""
+    said = [text[:WARNING_LIMIT] for text in said]
+    merged = list(dict.fromkeys([*known, *said]))
+    for text in [text for text in merged if text not in said][: max(0, len(merged) - WARNINGS_KEPT)]:
+        merged.remove(text)
+    return merged
 
 
 def merge_last_words(status: JobStatus, attempt: Attempt, words: TerminationMessage) -> None:
@@ -49,7 +65,8 @@ def merge_last_words(status: JobStatus, attempt: Attempt, words: TerminationMess
 def _merge_results(status: JobStatus, said: StatusReport | TerminationMessage) -> None:
     # The trainer says what it knows; what it does not know yet after a restart stays as it was.
     if said.metrics:
-        status.metrics = list(said.metrics)
+        # The status is a map by name; the API server refuses a name that is there twice.
+        status.metrics = list({metric.name: metric for metric in said.metrics}.values())
     if said.score is not None:
         status.score = score_text(said.score)
     if said.checkpoint is not None and said.checkpoint.verified:
@@ -78,14 +95,20 @@ def _significant(value: float | None) -> float | None:
 
 
 def is_urgent(old: JobStatus, new: JobStatus) -> bool:
-    """Whether anything but figures that change all the time is new."""
+    """Whether anything but what changes all the time is new: figures, and the words of a condition that stays as it is.
+
+    A quota's message tells how much is used at the moment, and a scheduler's how many nodes fit: in a busy namespace
+    they differ whenever one asks.
+    """
     return _steady_part(old) != _steady_part(new)
 
 
-def _steady_part(status: JobStatus) -> dict[str, object]:
+def _steady_part(status: JobStatus) -> dict[str, Any]:
     document = status.to_document()
     for flickering in ("progress", "metrics", "score", "usage", "checkpoint"):
         document.pop(flickering, None)
     for attempt in document.get("attempts", []):
         attempt.pop("toStep", None)
+    for condition in document.get("conditions", []):
+        condition.pop("message", None)
     return document
