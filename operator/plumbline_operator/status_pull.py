@@ -1,8 +1,8 @@
 """Pulls `/v1/status` from rank 0 of every running job, beside the reconciliations and never in their way.
 
 Reports stay in memory: they are only the freshest view of what the trainer knows, and are pulled again after a restart.
-A reconciliation is asked for when a report says something new in kind (first report, other state, newer checkpoint),
-otherwise at most once in the progress interval.
+A reconciliation is asked for when a report says something new in kind (first report, other state, first checkpoint, a
+warning), otherwise at most once in the progress interval.
 """
 
 from __future__ import annotations
@@ -105,6 +105,9 @@ class StatusPuller:
         except FAILURES as error:
             # Not up yet, busy in a long step, or just gone: the pod's state says which, and the next pull asks again.
             logger.debug("No status report", extra={"key": str(key), "error": str(error)})
+        except Exception:
+            # Whatever one trainer answers, the others are asked on.
+            logger.exception("Pulling a status report failed", extra={"key": str(key)})
         else:
             self._take(key, target, report)
         finally:
@@ -127,10 +130,20 @@ class StatusPuller:
         host = f"[{pod.ip}]" if ":" in pod.ip else pod.ip
         async with self._session.get(f"http://{host}:{PORT}{STATUS_PATH}", allow_redirects=False) as response:
             response.raise_for_status()
-            return await response.content.read(MOST_BYTES)
+            return await _read_all(response.content)
+
+
+async def _read_all(content: aiohttp.StreamReader) -> bytes:
+    """The whole body: a single read returns what has arrived so far, which on a real network is one segment."""
+    body = bytearray()
+    async for chunk in content.iter_any():
+        body += chunk
+        if len(body) > MOST_BYTES:
+            raise ValueError(f"the status report is longer than {MOST_BYTES} bytes")
+    return bytes(body)
 
 
 def _news(before: StatusReport | None, report: StatusReport) -> bool:
-    if before is None or before.state != report.state:
+    if before is None or before.state != report.state or before.warnings != report.warnings:
         return True
     return (before.checkpoint is None) != (report.checkpoint is None)
