@@ -86,7 +86,7 @@ async def run(options: argparse.Namespace) -> None:
     )
     reconciler = Reconciler(api, queue, jobs, puller, departed, metrics, progress_interval=options.progress_interval)
     watcher = Watcher(queue, jobs, departed, activity)
-    audit = Audit(api, AUDITED, options.namespace, watcher.concern)
+    audit = Audit(api, AUDITED, options.namespace, watcher.concern, watcher.notice_gone)
     watching = asyncio.Event()
     health = HealthServer(options.health_port, audit.silent, watching.is_set)
     try:

@@ -4,8 +4,12 @@ A watch that died looks exactly like a quiet cluster, so the time since the last
 object whose present version no stream has delivered although there was time enough. Every audit lists the metadata of
 each watched resource (from the API server's cache, in pages) and compares versions. An object that is behind gets its
 job reconciled at once, so nothing is lost meanwhile; one that stays behind for `TOLERATED_SECONDS` means that its
-stream is dead, and the liveness probe fails. An audit that does not get through for `BLIND_SECONDS` fails it as well:
-an operator that cannot list cannot watch either.
+stream is dead, and the liveness probe fails. So does an audit that for `BLIND_SECONDS` neither succeeds nor fails, or
+whose credentials are refused for as long. An API server that is down, overloaded or in trouble is no reason: a new
+process would find it just the same, and an operator that waits is there when it comes back.
+
+A stream that starts anew tells what is there and never what went away meanwhile, so each audit also names the jobs that
+it found, for those that are known and gone.
 
 Warning events are watched too but not audited: their number has no bound, and a lost one is found by the next
 reconciliation, which lists the events of pods that have not started.
@@ -33,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 Found = Callable[[Resource, Mapping[str, Any]], None]
 """Called with an object that is behind."""
+Listed = Callable[[Resource, Sequence[Mapping[str, Any]]], None]
+"""Called with the metadata of all objects of a resource that exist."""
 
 
 @dataclass
@@ -42,6 +48,8 @@ class _Stream:
     versions: dict[str, str] = field(default_factory=dict)
     behind_since: dict[tuple[str, str], float] = field(default_factory=dict)
     """Versions that the API server holds and the stream has not delivered, with when that was first seen."""
+    unlisted: set[str] = field(default_factory=set)
+    """Delivered objects that the last audit did not find: gone, or created just after the list."""
 
 
 class Audit:
@@ -53,6 +61,7 @@ class Audit:
         resources: Sequence[Resource],
         namespaces: Sequence[str],
         found_behind: Found,
+        listed: Listed,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -60,8 +69,10 @@ class Audit:
         self._namespaces: list[str | None] = list(namespaces) or [None]
         self._streams = {resource: _Stream() for resource in resources}
         self._found_behind = found_behind
+        self._listed = listed
         self._clock = clock
-        self._last_success = clock()
+        self._last_sound: float | None = None
+        """When an audit last ended in a way that says nothing against this process; None before the first begins."""
 
     def delivered(self, resource: Resource, metadata: Mapping[str, Any], deleted: bool) -> None:
         """A stream delivered an object in this version."""
@@ -79,26 +90,37 @@ class Audit:
             for resource, stream in self._streams.items()
             if any(now - since > TOLERATED_SECONDS for since in stream.behind_since.values())
         ]
-        return dead if now - self._last_success <= BLIND_SECONDS else [*dead, "audit"]
+        blind = self._last_sound is not None and now - self._last_sound > BLIND_SECONDS
+        return [*dead, "audit"] if blind else dead
 
     async def run(self) -> None:
         """Audits until cancelled."""
+        self._last_sound = self._clock()
         while True:
             await asyncio.sleep(AUDIT_SECONDS)
-            try:
-                await self.audit()
-            except (ApiError, aiohttp.ClientError, TimeoutError, OSError) as error:
-                logger.warning("Audit of the watch streams failed", extra={"error": str(error)})
+            await self.audit()
 
     async def audit(self) -> None:
-        """Compares all resources once."""
+        """Compares all resources once, as far as the API server answers."""
+        try:
+            await self._audit()
+        except (ApiError, aiohttp.ClientError, TimeoutError, OSError) as error:
+            logger.warning("Audit of the watch streams failed", extra={"error": str(error)})
+            # Streams cannot catch up while the API server does not answer: they get the full time once it does.
+            for stream in self._streams.values():
+                stream.behind_since.clear()
+            if isinstance(error, ApiError) and error.code == 401:
+                return
+        self._last_sound = self._clock()
+
+    async def _audit(self) -> None:
         for resource, stream in self._streams.items():
             labels = JOB_UID_LABEL if resource.kind in CHILDREN else None
             held: list[dict[str, Any]] = []
             for namespace in self._namespaces if resource.namespaced else [None]:
                 held += await self._api.list(resource, namespace, labels=labels, metadata_only=True)
             self._compare(resource, stream, held)
-        self._last_success = self._clock()
+            self._listed(resource, held)
 
     def _compare(self, resource: Resource, stream: _Stream, held: Sequence[Mapping[str, Any]]) -> None:
         """A version that is behind for the second audit in a row is a version the stream did not deliver.
@@ -118,6 +140,10 @@ class Audit:
             if mark in stream.behind_since:
                 self._found_behind(resource, item)
         stream.behind_since = behind
+        unlisted = stream.versions.keys() - {item["metadata"]["uid"] for item in held}
+        for uid in unlisted & stream.unlisted:
+            del stream.versions[uid]
+        stream.unlisted = unlisted - stream.unlisted
 
 
 def _at_least(seen: str, held: str) -> bool:

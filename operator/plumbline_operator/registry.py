@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from plumbline_api.conditions import Phase
-from plumbline_operator.resources import JobKey
+from plumbline_operator.resources import JOBS, JobKey
 
 RuntimeName = tuple[str, str | None, str]
 """Kind, namespace (None for cluster scope) and name of a runtime."""
@@ -43,8 +43,13 @@ class JobRegistry:
 
     def keys_named(self, namespace: str, name: str) -> list[JobKey]:
         """Jobs of any kind with this name."""
-        return [key for key in self._phases if (key.namespace, key.name) == (namespace, name)]
+        return [key for kind in JOBS if (key := JobKey(kind, namespace, name)) in self._phases]
+
+    def keys(self, kind: str) -> list[JobKey]:
+        """All known jobs of a kind."""
+        return [key for key in self._phases if key.kind == kind]
 
     def phases(self) -> Counter[tuple[str, str]]:
         """Number of jobs by kind and phase."""
-        return Counter((key.kind, phase or "Pending") for key, phase in self._phases.items())
+        # Scrapes come from a thread of their own: the copy is made in one step, which the loop cannot interrupt.
+        return Counter((key.kind, phase or "Pending") for key, phase in list(self._phases.items()))

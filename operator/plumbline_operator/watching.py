@@ -7,7 +7,8 @@ that is found out, and what to do about it is decided from live reads.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import kopf
@@ -63,6 +64,15 @@ class Watcher:
             owner = _owner(metadata)
             if owner is not None:
                 self._queue.add(owner)
+
+    def notice_gone(self, resource: Resource, present: Sequence[Mapping[str, Any]]) -> None:
+        """Queue the known jobs that are not among those that exist: nobody may have told of their deletion."""
+        if resource.kind not in JOBS:
+            return
+        names = {(item["metadata"]["namespace"], item["metadata"]["name"]) for item in present}
+        for key in self._jobs.keys(resource.kind):
+            if (key.namespace, key.name) not in names:
+                self._queue.add(key)
 
     def know(self, resource: Resource, document: Mapping[str, Any]) -> None:
         """Remember a job's phase and the runtime that it names."""
@@ -122,6 +132,13 @@ def _owner(metadata: Mapping[str, Any]) -> JobKey | None:
     return JobKey(kind, metadata["namespace"], name) if kind in JOBS and name else None
 
 
+class _Backoffs:
+    """Waits between the tries of one request, without end: an API server that is down for hours ends no stream."""
+
+    def __iter__(self) -> Iterator[float]:
+        return itertools.chain((0.5, 1.0, 2.0, 4.0, 8.0), itertools.repeat(15.0))
+
+
 def kopf_settings() -> kopf.OperatorSettings:
     """Settings with which kopf only watches, and does not hang on a connection that died without a word."""
     settings = kopf.OperatorSettings()
@@ -137,7 +154,8 @@ def kopf_settings() -> kopf.OperatorSettings:
     settings.watching.chunk_size = 500
     settings.networking.request_timeout = 30
     settings.networking.connect_timeout = 10
-    settings.networking.error_backoffs = (0.5, 1, 2, 4, 8, 15, 30)
+    # kopf gives up a stream, and with it the process, when a request has failed so many times.
+    settings.networking.error_backoffs = _Backoffs()
     settings.queueing.idle_timeout = 1.0
     for resource in CHILDREN.values():
         settings.watching.label_selectors[resource.group, resource.version, resource.plural] = JOB_UID_LABEL

@@ -1,0 +1,55 @@
+"""From events to keys: which jobs an object concerns, and what kopf is told."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+
+from plumbline_operator.departed import DepartedPods
+from plumbline_operator.metrics import WatchActivity
+from plumbline_operator.queue import WorkQueue
+from plumbline_operator.registry import JobRegistry
+from plumbline_operator.resources import EVENTS, PODS, PREFERENCE_JOBS, RLVR_JOBS, JobKey
+from plumbline_operator.watching import Watcher, kopf_settings
+
+
+class Setting:
+    def __init__(self) -> None:
+        self.queue: WorkQueue[JobKey] = WorkQueue()
+        self.jobs = JobRegistry()
+        self.watcher = Watcher(self.queue, self.jobs, DepartedPods(), WatchActivity())
+
+
+@pytest.fixture
+async def setting() -> Setting:
+    return Setting()
+
+
+def named(name: str) -> dict[str, Any]:
+    return {"metadata": {"namespace": "team", "name": name}}
+
+
+async def test_known_jobs_that_are_gone_without_a_word_are_looked_at(setting: Setting) -> None:
+    for name in ("here", "gone"):
+        setting.watcher.know(PREFERENCE_JOBS, named(name))
+    setting.watcher.know(RLVR_JOBS, named("gone"))
+    setting.watcher.notice_gone(PODS, [])
+    assert setting.queue.depth == 0
+    setting.watcher.notice_gone(PREFERENCE_JOBS, [named("here")])
+    assert list(setting.queue._ready) == [JobKey("PreferenceJob", "team", "gone")]
+
+
+async def test_a_warning_about_a_pod_concerns_the_known_jobs_of_its_name(setting: Setting) -> None:
+    setting.watcher.know(PREFERENCE_JOBS, named("my-job"))
+    for pod in ("my-job-trainer-1-0", "other-trainer-1-0", "short"):
+        involved = {"kind": "Pod", "namespace": "team", "name": pod}
+        setting.watcher.concern(EVENTS, {**named(f"{pod}.1"), "involvedObject": involved})
+    assert list(setting.queue._ready) == [JobKey("PreferenceJob", "team", "my-job")]
+
+
+def test_kopf_never_gives_up_a_stream_however_long_the_api_server_is_down() -> None:
+    backoffs = kopf_settings().networking.error_backoffs
+    assert sum(itertools.islice(backoffs, 300)) > 3600  # type: ignore[arg-type]
+    assert max(itertools.islice(backoffs, 300)) <= 15, "each request begins anew"  # type: ignore[arg-type]
