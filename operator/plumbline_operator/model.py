@@ -57,7 +57,7 @@ class Observed:
     """Last states of pods that are gone, as far as the watch delivered them."""
     services: tuple[ServiceView, ...] = ()
     foreign: tuple[str, ...] = ()
-    """Objects that stand where a child would go and belong to another job, or to an earlier one of this name."""
+    """Objects that stand where a child would go: of somebody else, of another job, of an earlier one of this name."""
     warnings: tuple[PodWarning, ...] = ()
     """Warning events about pods that have not started; read only while there are such pods."""
     refusals: tuple[Refusal, ...] = ()

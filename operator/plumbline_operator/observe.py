@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import aiohttp
 
 from plumbline_api.contract import StatusReport
+from plumbline_api.status import Attempt
 from plumbline_operator.api import Api, ApiError
 from plumbline_operator.children import service_name
 from plumbline_operator.decide.acceptance import runtime_reference
@@ -58,10 +59,12 @@ async def observe(api: Api, key: JobKey, report: StatusReport | None, departed: 
         api.get(CONFIG_MAPS, key.namespace, snapshot_name(key.name)),
     )
     ours = tuple(read_pod(pod) for pod in pods if _belongs(pod, uid))
-    foreign = [f"Pod {pod['metadata']['name']}" for pod in pods if not _belongs(pod, uid)]
+    foreign = [f"Service {item['metadata']['name']}" for item in services if not _belongs(item, uid)]
+    foreign += [f"Pod {pod['metadata']['name']}" for pod in pods if not _belongs(pod, uid)]
     if snapshot is not None and not _belongs(snapshot, uid):
         foreign.append(f"ConfigMap {snapshot['metadata']['name']}")
         snapshot = None
+    foreign += await _foreign_service(api, key, job, services)
     runtime = await _runtime(api, key, job) if snapshot is None and not foreign else None
     waiting = [pod for pod in ours if pod.phase == "Pending" and pod.scheduled]
     return Observed(
@@ -83,6 +86,29 @@ def _belongs(child: Mapping[str, Any], uid: str) -> bool:
     owners = child["metadata"].get("ownerReferences") or []
     labels = child["metadata"].get("labels") or {}
     return labels.get(JOB_UID_LABEL) == uid and any(owner.get("uid") == uid for owner in owners)
+
+
+async def _foreign_service(
+    api: Api, key: JobKey, job: Mapping[str, Any], services: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    """Somebody else's Service under the name that the open attempt's is to have.
+
+    Server-side apply would take it over, and with an owner reference garbage collection would delete it after the job.
+    It has none of our labels, so it is looked for by name, and only where ours is about to be written.
+    """
+    attempt = _open_attempt(job)
+    if attempt is None or attempt.running_time is not None:
+        return []
+    name = service_name(key.name, attempt.number)
+    if any(service["metadata"]["name"] == name for service in services):
+        return []  # its labels say whose it is
+    return [f"Service {name}"] if await api.get(SERVICES, key.namespace, name) is not None else []
+
+
+def _open_attempt(job: Mapping[str, Any]) -> Attempt | None:
+    status = read_status(job)
+    last = status.attempts[-1] if status.attempts else None
+    return None if is_terminal(status) or last is None or last.end_time is not None else last
 
 
 def _service_view(service: Mapping[str, Any], job_name: str) -> ServiceView:
@@ -116,12 +142,11 @@ async def _warnings(api: Api, namespace: str, pods: list[PodView]) -> tuple[PodW
 
 async def _log_tails(api: Api, namespace: str, job: Mapping[str, Any], pods: tuple[PodView, ...]) -> dict[str, str]:
     """Logs of the pods that failed in the attempt that is still open: they are kept when it is closed."""
-    status = read_status(job)
-    last = status.attempts[-1] if status.attempts else None
-    if is_terminal(status) or last is None or last.end_time is not None:
+    attempt = _open_attempt(job)
+    if attempt is None:
         return {}
     tails = {}
-    for pod in [pod for pod in pods if pod.attempt == last.number and pod.failed_container][:8]:
+    for pod in [pod for pod in pods if pod.attempt == attempt.number and pod.failed_container][:8]:
         tails[pod.name] = await _log_tail(api, namespace, pod)
     return tails
 

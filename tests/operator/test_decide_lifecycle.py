@@ -92,6 +92,20 @@ def test_objects_of_an_earlier_job_of_this_name_are_waited_for() -> None:
     assert world.created == ["tune-trainer-1-0"]
 
 
+def test_a_service_of_somebody_else_is_not_taken_over() -> None:
+    world = World()
+    world.carry_out(world.decide().steps)
+    world.carry_out(world.decide().steps)
+    world.foreign = ("Service tune-1",)
+    decision = world.settle()
+    assert not world.services
+    assert world.condition("PodsReady").message.startswith("Service tune-1 must be gone first")
+    assert decision.requeue_after is not None
+    world.foreign = ()
+    world.settle()
+    assert "tune-trainer-1-0" in world.pods
+
+
 def test_an_edit_of_the_fixed_part_is_told_and_not_applied() -> None:
     world = running()
     before = world.snapshot

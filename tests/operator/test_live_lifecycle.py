@@ -264,3 +264,44 @@ def test_the_operator_writes_nothing_to_a_settled_job(namespace: Namespace, oper
     assert version != touched
     assert namespace.job("tune")["metadata"]["resourceVersion"] == touched
     assert "kopf" not in json.dumps(namespace.job("tune"))
+
+
+def test_a_service_of_somebody_else_is_left_alone(namespace: Namespace) -> None:
+    path = f"/api/v1/namespaces/{namespace.name}/services"
+    service = {"metadata": {"name": "tune-1"}, "spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]}}
+    namespace.api.create(path, {"apiVersion": "v1", "kind": "Service", **service})
+    before = namespace.api.get(f"{path}/tune-1")
+    namespace.create(preference_job())
+
+    def waits() -> bool:
+        found = condition(namespace.status("tune"), "PodsReady")
+        return found is not None and "Service tune-1 must be gone first" in found["message"]
+
+    eventually(waits, "the job's waiting for the name")
+    assert namespace.api.get(f"{path}/tune-1") == before
+    namespace.api.request("DELETE", f"{path}/tune-1")
+    namespace.wait_phase("tune", "Complete")
+
+
+def test_jobs_of_two_kinds_with_one_name_wait_for_each_other(namespace: Namespace) -> None:
+    namespace.create(preference_job("twin"))
+    namespace.wait_phase("twin", "Complete")
+    namespace.create(rlvr_job("twin"))
+
+    def waits() -> bool:
+        found = condition(namespace.status("twin", "RLVRJob"), "PodsReady")
+        return found is not None and "ConfigMap twin-snapshot" in found["message"]
+
+    eventually(waits, "the second job's waiting for the name")
+    namespace.delete("twin")
+    namespace.wait_phase("twin", "Complete", "RLVRJob")
+
+
+def test_a_warning_of_the_trainer_reaches_the_user_once(namespace: Namespace) -> None:
+    warning = "checkpoint step-20 is damaged and was passed over"
+    report = {"state": "training", "attempt": 1, "step": 25, "maxSteps": 40, "warnings": [warning]}
+    namespace.pods_do(lambda _: PodLife(exit_code=None, report=report))
+    namespace.create(preference_job())
+    eventually(lambda: ("TrainerWarning", warning) in namespace.events("tune"), "the event")
+    eventually(lambda: namespace.status("tune").get("warnings") == [warning], "the warning in the status")
+    assert namespace.events("tune").count(("TrainerWarning", warning)) == 1

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from tests.operator.job_documents import preference_job
-from tests.operator.live_cluster import Namespace, eventually
+from tests.operator.live_cluster import Namespace, OperatorProcess, eventually
 from tests.operator.simulated_kubelet import PodLife
 
 pytestmark = pytest.mark.control_plane
@@ -71,7 +71,14 @@ def test_a_mount_that_fails_is_known_only_from_an_event(namespace: Namespace) ->
     assert failure in found["message"]
 
 
-def test_a_quota_refuses_until_it_is_raised(namespace: Namespace) -> None:
+def refusals(operator: OperatorProcess) -> int:
+    """Pods that the API server has refused to this operator."""
+    wanted = 'plumbline_operator_api_requests_total{code="403",resource="pods",verb="apply"} '
+    lines = operator.get(operator.metrics_port, "/metrics").splitlines()
+    return next((int(float(line.removeprefix(wanted))) for line in lines if line.startswith(wanted)), 0)
+
+
+def test_a_quota_refuses_until_it_is_raised(namespace: Namespace, operator: OperatorProcess) -> None:
     quota = {
         "apiVersion": "v1",
         "kind": "ResourceQuota",
@@ -84,6 +91,10 @@ def test_a_quota_refuses_until_it_is_raised(namespace: Namespace) -> None:
     namespace.create(preference_job())
     found = namespace.wait_condition("tune", "PodsReady", "QuotaExceeded", timeout=10)
     assert "exceeded quota: small" in found["message"]
+    version = namespace.job("tune")["metadata"]["resourceVersion"]
+    asked = refusals(operator)
+    eventually(lambda: refusals(operator) >= asked + 2, "two more refusals", 20)
+    assert namespace.job("tune")["metadata"]["resourceVersion"] == version, "the same answer is not written again"
     namespace.api.patch(f"{path}/small", {"spec": {"hard": {"pods": "4"}}})
     status = namespace.wait_phase("tune", "Complete")
     assert status["failures"] == 0, "waiting for quota is no failure"

@@ -70,7 +70,7 @@ def _accept(draft: Draft, observed: Observed) -> Decision:
             ConditionType.PODS_READY,
             "False",
             Reason.WAITING_FOR_PODS,
-            f"{', '.join(observed.foreign[:3])} of another job of this name must be gone first",
+            _in_the_way(observed),
         )
         return draft.decision(requeue_after=FOREIGN_RETRY_SECONDS)
     try:
@@ -83,6 +83,10 @@ def _accept(draft: Draft, observed: Observed) -> Decision:
         draft.set(ConditionType.ACCEPTED, "False", reason, message)
         return draft.decision(requeue_after=REFUSAL_RETRY_SECONDS)
     return Decision(steps=(Apply(CONFIG_MAPS, manifest),), again=True)
+
+
+def _in_the_way(observed: Observed) -> str:
+    return f"{', '.join(observed.foreign[:3])} must be gone first: not of this job, under a name that this job needs"
 
 
 def _finished(draft: Draft, observed: Observed) -> Decision:
@@ -185,6 +189,8 @@ class _Run:
         attempt = gang.attempt
         service = next((view for view in self.observed.services if view.attempt == attempt.number), None)
         if attempt.running_time is None and (service is None or not service.cluster_ip) and not self.observed.refusals:
+            if self.observed.foreign:
+                return self._wait_for_foreign()
             manifest = service_manifest(self.observed.job, attempt.number)
             return self._continue([Apply(SERVICES, manifest)], again=True)
         clearing = self._clear_earlier_attempts(attempt.number)
@@ -352,10 +358,7 @@ class _Run:
         """Opens the next attempt in the status; its children follow when that is stored."""
         status = self.status
         if self.observed.foreign:
-            names = ", ".join(self.observed.foreign[:3])
-            message = f"{names} of another job of this name must be gone first"
-            self.draft.set(ConditionType.PODS_READY, "False", Reason.WAITING_FOR_PODS, message)
-            return self._continue([], after=FOREIGN_RETRY_SECONDS)
+            return self._wait_for_foreign()
         number = status.attempt + 1
         status.attempt, status.restarts = number, number - 1
         status.start_time = status.start_time or self.now
@@ -366,6 +369,10 @@ class _Run:
         self.draft.set(ConditionType.PODS_READY, "False", Reason.WAITING_FOR_PODS, message)
         self.draft.set(ConditionType.RUNNING, "False", Reason.WAITING_FOR_PODS, "not all pods run yet")
         return self._continue([], again=True)
+
+    def _wait_for_foreign(self) -> Decision:
+        self.draft.set(ConditionType.PODS_READY, "False", Reason.WAITING_FOR_PODS, _in_the_way(self.observed))
+        return self._continue([], after=FOREIGN_RETRY_SECONDS)
 
     def _continue(self, steps: Sequence[Step], *, after: float | None = None, again: bool = False) -> Decision:
         usage.update_usage(self.status, self.snapshot, self.now)
