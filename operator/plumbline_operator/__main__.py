@@ -6,6 +6,8 @@ import argparse
 import asyncio
 import logging
 import os
+import signal
+import sys
 from collections.abc import Sequence
 
 import aiohttp
@@ -15,7 +17,7 @@ from plumbline_operator.api import Api, ApiError
 from plumbline_operator.audit import Audit
 from plumbline_operator.departed import DepartedPods
 from plumbline_operator.health import HealthServer
-from plumbline_operator.login import load_configuration
+from plumbline_operator.login import NoLogin, load_configuration
 from plumbline_operator.logs import configure_logs
 from plumbline_operator.metrics import OperatorMetrics, WatchActivity, build_version
 from plumbline_operator.queue import WorkQueue
@@ -26,6 +28,9 @@ from plumbline_operator.status_pull import PULL_SECONDS, StatusPuller
 from plumbline_operator.watching import AUDITED, Watcher, watch
 
 logger = logging.getLogger("plumbline_operator")
+
+UNREACHABLE = (ApiError, aiohttp.ClientError, TimeoutError)
+"""What a request to the API server may end with that is no fault of the operator."""
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -71,9 +76,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 
 async def run(options: argparse.Namespace) -> None:
-    """Runs until a signal; raises when a part of the operator dies."""
+    """Runs until a signal; raises when a part of the operator dies, CancelledError when stopped while it starts."""
+    starting = asyncio.current_task()
+    assert starting is not None
     configuration = await load_configuration(options.kubeconfig)
-    jobs, activity, queue = JobRegistry(), WatchActivity(), WorkQueue[JobKey]()
+    jobs, activity, queue = JobRegistry(), WatchActivity(), WorkQueue[JobKey](expected=UNREACHABLE)
     departed = DepartedPods()
     metrics = OperatorMetrics(jobs, queue, activity)
     api = Api(configuration, metrics.requested)
@@ -88,6 +95,8 @@ async def run(options: argparse.Namespace) -> None:
     watcher = Watcher(queue, jobs, departed, activity)
     audit = Audit(api, AUDITED, options.namespace, watcher.concern, watcher.notice_gone)
     watching = asyncio.Event()
+    # Until kopf takes the signal over; the first process of a container has no default action for it.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, starting.cancel)
     health = HealthServer(options.health_port, audit.silent, watching.is_set)
     try:
         metrics.serve(options.metrics_port)
@@ -115,7 +124,7 @@ async def wait_for_kinds(api: Api) -> None:
     while True:
         try:
             missing = wanted - await api.served(GROUP, VERSION)
-        except (ApiError, aiohttp.ClientError, TimeoutError) as error:
+        except UNREACHABLE as error:
             logger.warning("The API server does not answer", extra={"error": str(error)})
         else:
             if not missing:
@@ -127,7 +136,12 @@ async def wait_for_kinds(api: Api) -> None:
 def main() -> None:
     options = parse_arguments()
     configure_logs(options.log_level)
-    asyncio.run(run(options))
+    try:
+        asyncio.run(run(options))
+    except asyncio.CancelledError:
+        logger.info("Operator stops before it has started")
+    except NoLogin as error:
+        sys.exit(f"plumbline-operator: cannot log in to a cluster: {error}")
 
 
 if __name__ == "__main__":

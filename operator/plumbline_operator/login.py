@@ -9,15 +9,33 @@ from __future__ import annotations
 import datetime
 
 import kopf
+import yaml
 from kubernetes.aio import config
 from kubernetes.aio.client import Configuration
+from kubernetes.aio.config import ConfigException
 
 TOKEN_LIFETIME = datetime.timedelta(minutes=10)
 """The kubelet renews the token file well before a token expires; kopf logs in anew this often to pick it up."""
 
 
+class NoLogin(Exception):
+    """There is no usable kubeconfig or service account; the text says why."""
+
+
 async def load_configuration(kubeconfig: str | None) -> Configuration:
-    """Where the API server is and who we are: from the kubeconfig if one is given, else from the service account."""
+    """Where the API server is and who we are: from the kubeconfig if one is given, else from the service account.
+
+    Raises NoLogin.
+    """
+    try:
+        return await _load(kubeconfig)
+    except (ConfigException, yaml.YAMLError, OSError, LookupError, TypeError, ValueError) as error:
+        # The library checks little of a kubeconfig: an empty one is a TypeError there.
+        where = f"kubeconfig {kubeconfig}" if kubeconfig else "service account of the pod"
+        raise NoLogin(f"{where}: {' '.join(str(error).split())}") from error
+
+
+async def _load(kubeconfig: str | None) -> Configuration:
     configuration = Configuration()
     # The API server is never reached through a proxy of the environment; a kubeconfig may still name one.
     configuration.client_session_kwargs = {"trust_env": False}

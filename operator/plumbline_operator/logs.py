@@ -24,7 +24,7 @@ class JsonFormatter(logging.Formatter):
             if name not in _STANDARD and isinstance(value, _TEXT_TYPES):
                 entry[name] = value
         if record.exc_info:
-            entry["error"] = self.formatException(record.exc_info)
+            entry["traceback"] = self.formatException(record.exc_info)
         return json.dumps(entry)
 
 

@@ -29,7 +29,11 @@ LONGEST_BACKOFF_SECONDS = 120.0
 class WorkQueue(Generic[Key]):
     """Keys to work on. Use from one event loop."""
 
-    def __init__(self, *, random_source: random.Random | None = None) -> None:
+    def __init__(
+        self, *, expected: tuple[type[Exception], ...] = (), random_source: random.Random | None = None
+    ) -> None:
+        """`expected` failures of work, such as a server that does not answer, are logged in one line."""
+        self._expected = expected
         self._ready: deque[Key] = deque()
         self._waiting: set[Key] = set()
         self._working: set[Key] = set()
@@ -98,9 +102,13 @@ class WorkQueue(Generic[Key]):
             try:
                 await work(key)
                 self._failures.pop(key, None)
-            except Exception:
+            except Exception as error:
                 delay = self.backoff(key)
-                logger.exception("Reconciliation failed", extra={"key": str(key), "retry_seconds": round(delay, 3)})
+                about = {"key": str(key), "retry_seconds": round(delay, 3), "error": f"{type(error).__name__}: {error}"}
+                if isinstance(error, self._expected):
+                    logger.warning("Reconciliation failed", extra=about)
+                else:
+                    logger.exception("Reconciliation failed", extra=about)
                 self.add_after(key, delay)
             finally:
                 self._working.discard(key)

@@ -193,6 +193,11 @@ class OperatorProcess:
         self._process.terminate()
         return self._process.wait(20)
 
+    def wait(self, timeout: float) -> int:
+        """Exit code, once it has ended by itself."""
+        assert self._process is not None
+        return self._process.wait(timeout)
+
     def get(self, port: int, path: str) -> str:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(f"http://127.0.0.1:{port}{path}", timeout=5) as response:
