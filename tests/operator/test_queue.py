@@ -6,6 +6,8 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 
+import pytest
+
 from plumbline_operator import queue as queue_module
 from plumbline_operator.queue import WorkQueue
 
@@ -122,3 +124,27 @@ async def test_a_forgotten_timer_does_not_fire() -> None:
     queue.add_after("there", 0.1)
     await worked(queue, work, done)
     assert seen == ["there"]
+
+
+async def test_an_expected_failure_is_told_in_one_line_and_another_with_its_traceback(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue_module, "FIRST_BACKOFF_SECONDS", 0.01)
+    queue: WorkQueue[str] = WorkQueue(expected=(ConnectionError,))
+    done = asyncio.Event()
+    failures = [ConnectionError("refused"), KeyError("phase")]
+
+    async def work(key: str) -> None:
+        if not failures:
+            return done.set()
+        raise failures.pop(0)
+
+    queue.add("a")
+    await worked(queue, work, done)
+    expected, unexpected = caplog.records
+    assert (expected.levelname, expected.exc_info, vars(expected)["error"]) == (
+        "WARNING",
+        None,
+        "ConnectionError: refused",
+    )
+    assert unexpected.exc_info is not None
