@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, start_http_server
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -37,6 +37,7 @@ class OperatorMetrics:
     """What `/metrics` shows."""
 
     def __init__(self, jobs: JobRegistry, queue: WorkQueue[JobKey], watches: WatchActivity) -> None:
+        disable_created_metrics()  # a gauge of creation times beside each counter, which nobody asked for
         self.registry = CollectorRegistry()
         self._reconcile_seconds = Histogram(
             "plumbline_operator_reconcile_duration_seconds",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.operator.forked_operator import ForkedOperator
 from tests.operator.job_documents import preference_job
-from tests.operator.live_cluster import Namespace, OperatorProcess, eventually
+from tests.operator.live_cluster import ROOT, Namespace, OperatorProcess, eventually
 from tests.operator.simulated_kubelet import PodLife
 
 pytestmark = pytest.mark.control_plane
@@ -61,6 +62,22 @@ def test_the_operator_measures_itself(namespace: Namespace, operator: OperatorPr
     assert samples[("plumbline_operator_api_requests_total", created)] >= 1
     watched = {dict(labels)["resource"] for name, labels in samples if name == "plumbline_operator_watch_age_seconds"}
     assert {"preferencejobs", "pods", "configmaps", "services"} <= watched
+
+
+def test_the_documentation_lists_exactly_what_is_served(namespace: Namespace, operator: OperatorProcess) -> None:
+    namespace.create(preference_job())
+    namespace.wait_phase("tune", "Complete")
+    served = {}
+    for family in text_string_to_metric_families(operator.get(operator.metrics_port, "/metrics")):
+        name = {"counter": f"{family.name}_total", "info": f"{family.name}_info"}.get(family.type, family.name)
+        # A histogram's `le` is part of its type.
+        labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+        served[name] = (family.type, labels)
+    section = (ROOT / "docs" / "metrics.md").read_text().split("## Operator")[1]
+    documented = {}
+    for row in re.findall(r"^\| `(\w+)` \| (\w+) \|([^|]*)\|", section, re.MULTILINE):
+        documented[row[0]] = (row[1], set(re.findall(r"`(\w+)`", row[2])))
+    assert documented == served
 
 
 def test_one_job_that_is_stuck_holds_up_no_other(namespace: Namespace) -> None:
