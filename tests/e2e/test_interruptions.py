@@ -62,7 +62,7 @@ def test_suspend_saves_a_checkpoint_and_resume_ends_with_the_same_model(
     suspend = '{"spec":{"runPolicy":{"suspend":%s}}}'
     jobs.cluster.kubectl("patch", resource, "-n", jobs.namespace, "--type=merge", "-p", suspend % "true")
     status = jobs.wait_for_phase(resource, "Suspended", seconds=180)
-    assert not jobs.pods(resource)
+    wait_until("the pods to be gone", lambda: not jobs.pods(resource), seconds=30)
     assert status["checkpoint"]["step"] >= 2, "the checkpoint holds every finished step"
 
     jobs.cluster.kubectl("patch", resource, "-n", jobs.namespace, "--type=merge", "-p", suspend % "false")
@@ -92,6 +92,7 @@ def test_a_killed_trainer_process_counts_as_a_failure_and_the_model_is_the_same(
     kill_container(jobs.pods(resource)[0], "trainer")
     status = jobs.wait_for_phase(resource, "Complete", seconds=600)
     assert jobs.weights(resource) == undisturbed
+    assert (status["failures"], status["lastFailure"]["reason"]) == (1, "Killed")
 
 
 def test_a_killed_operator_leaves_running_jobs_alone(jobs: Any, example: Any, undisturbed: dict[str, str]) -> None:
