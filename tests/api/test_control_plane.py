@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from kubernetes.client import ApiException
 
 from cluster.control_plane import ControlPlane
@@ -20,6 +21,8 @@ from tests.api.live_server import LiveServer, refusal
 from tests.api.valid_specs import every_method, valid
 
 pytestmark = pytest.mark.control_plane
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +50,15 @@ def test_the_server_fills_in_the_defaults(
     stored = server.create(document, dry_run="All")
     expected = api_server.defaulted(schemas[document["kind"]], document)
     assert stored["spec"] == expected["spec"]
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_example_is_accepted(path: Path, server: LiveServer) -> None:
+    jobs = [document for document in yaml.safe_load_all(path.read_text()) if document["kind"].endswith("Job")]
+    assert jobs
+    for job in jobs:
+        job["metadata"]["namespace"] = "default"
+        assert server.create(job, dry_run="All")["metadata"]["name"] == path.stem
 
 
 def test_status_is_a_subresource_and_fills_the_columns(server: LiveServer) -> None:

@@ -68,7 +68,7 @@ class Regex(Verifier, key="regex"):
 
 
 class PythonFunction(Verifier, key="python"):
-    """A user's function `verify(prompt, completion, answer, row) -> float`, mounted from a ConfigMap and run in a separate process."""
+    """A user's function `verify(prompt, completion, answer, row) -> float`, mounted from a ConfigMap and run in a separate process that sees none of the runtime's environment variables."""
 
     needs_answer = False
 
