@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,16 +80,22 @@ def test_damaged_record_counts_as_none(processes: Processes) -> None:
 
 def test_attached_processes_die_with_a_killed_starter(tmp_path: Path) -> None:
     code = (
-        "import os, signal, sys; from pathlib import Path;"
-        "from cluster.processes import Processes;"
-        "Processes(Path(sys.argv[1]), detached=False).start('one', ['sleep', '60']);"
-        "os.kill(os.getpid(), signal.SIGKILL)"
+        "import os, signal, sys, time\n"
+        "from pathlib import Path\n"
+        "from cluster.processes import Processes\n"
+        "record = Processes(Path(sys.argv[1]), detached=False).start('one', ['sleep', '60'])\n"
+        "running = Path(f'/proc/{record.pid}/cmdline')\n"
+        "while not running.read_bytes().startswith(b'sleep'):  # setpriv has yet to bind it to this process\n"
+        "    time.sleep(0.01)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
     record = Processes(tmp_path, detached=False).record("one")
     assert record is not None
-    subprocess.run(["sleep", "0.3"], check=True)
-    assert start_time(record.pid) is None
+    deadline = time.monotonic() + 10
+    while start_time(record.pid) is not None:
+        assert time.monotonic() < deadline, "the process outlives its starter"
+        time.sleep(0.01)
 
 
 def test_marker_is_in_the_environment(processes: Processes) -> None:

@@ -30,7 +30,11 @@ def test_lines_are_seen_while_the_program_runs() -> None:
 
 def test_an_interruption_ends_the_program_and_its_children(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
-    script = f"from images.commands import run; run(['sh', '-c', 'sleep 300 & echo $! $$ > {pids}; wait'])"
+    script = (
+        # whoever started the tests in the background may have them ignore SIGINT, which is inherited
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        f"from images.commands import run; run(['sh', '-c', 'sleep 300 & echo $! $$ > {pids}; wait'])"
+    )
     process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 30
     while not (pids.exists() and pids.read_text().strip()):
