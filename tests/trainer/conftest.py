@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,20 @@ def llama_directory(chat_tokenizer: PreTrainedTokenizerFast, tmp_path_factory: p
     model.save_pretrained(directory)
     chat_tokenizer.save_pretrained(directory)
     return directory
+
+
+@pytest.fixture
+def small_volume(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 1 MiB."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small file system needs root")
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", volume], capture_output=True, text=True)
+    if mounted.returncode != 0:
+        pytest.skip(f"mounting is not possible here: {mounted.stderr.strip()}")
+    yield volume
+    subprocess.run(["umount", volume], check=True)
 
 
 @pytest.fixture

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -187,20 +185,6 @@ def test_a_folder_that_cannot_be_written_is_an_infrastructure_error(tmp_path: Pa
     store = CheckpointStore(tmp_path / "file" / "checkpoints", keep=1)
     with pytest.raises(InfrastructureError, match="writing checkpoint"):
         store.save(1, snapshot(1))
-
-
-@pytest.fixture
-def small_volume(tmp_path: Path) -> Iterator[Path]:
-    """A real file system of 1 MiB."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting a small file system needs root")
-    volume = tmp_path / "volume"
-    volume.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", volume], capture_output=True, text=True)
-    if mounted.returncode != 0:
-        pytest.skip(f"mounting is not possible here: {mounted.stderr.strip()}")
-    yield volume
-    subprocess.run(["umount", volume], check=True)
 
 
 def test_a_full_disk_leaves_older_checkpoints_as_they_are(small_volume: Path) -> None:

@@ -238,20 +238,6 @@ def test_a_bug_in_pre_flight_is_a_trainer_bug(
     assert last_words(config)["message"] == "unexpected KeyError: 'internal'"
 
 
-@pytest.fixture
-def small_volume(tmp_path: Path) -> Iterator[Path]:
-    """A real file system of 1 MiB."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting a small file system needs root")
-    volume = tmp_path / "volume"
-    volume.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", volume], capture_output=True, text=True)
-    if mounted.returncode != 0:
-        pytest.skip(f"mounting is not possible here: {mounted.stderr.strip()}")
-    yield volume
-    subprocess.run(["umount", volume], check=True)
-
-
 def test_a_full_disk_ends_with_75_and_keeps_the_last_checkpoint(
     small_volume: Path, tmp_path: Path, llama_directory: Path
 ) -> None:
