@@ -130,7 +130,7 @@ def _loader_manifest(claim: str, image: str) -> dict[str, Any]:
 def stage_files(cluster: Cluster, namespace: str, claim: str, folder: Path, image: str, clear: str) -> None:
     """Creates the claim if it is not there and copies the folder's content to its root, through a pod with tar.
 
-    `clear` is a folder on the claim that is removed first: a job continues from the checkpoints that it finds.
+    `clear` is a folder on the claim that is emptied first: a job continues from the checkpoints that it finds.
     """
     cluster.apply(
         {
@@ -146,7 +146,11 @@ def stage_files(cluster: Cluster, namespace: str, claim: str, folder: Path, imag
     cluster.apply(_loader_manifest(claim, image), namespace=namespace)
     try:
         cluster.kubectl("wait", "pod", LOADER, *with_pod, "--for=condition=Ready", "--timeout=180s")
-        cluster.kubectl("exec", *with_pod, LOADER, "--", "rm", "-rf", f"/volume/{clear}")
+        # folders that the kubelet made for a job belong to it and stay; what must go is every file
+        empty = (
+            f'find /volume/{clear} -depth -delete 2>/dev/null; test -z "$(find /volume/{clear} -type f 2>/dev/null)"'
+        )
+        cluster.kubectl("exec", *with_pod, LOADER, "--", "sh", "-c", empty)
         # the entries, not ".": the volume's root belongs to somebody else
         entries = sorted(entry.name for entry in folder.iterdir())
         archive = subprocess.Popen(["tar", "-C", str(folder), "-chf", "-", *entries], stdout=subprocess.PIPE)
