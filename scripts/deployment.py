@@ -7,6 +7,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -127,6 +129,18 @@ def _loader_manifest(claim: str, image: str) -> dict[str, Any]:
     }
 
 
+@contextmanager
+def loader_pod(cluster: Cluster, namespace: str, claim: str, image: str) -> Iterator[list[str]]:
+    """A pod that has the claim mounted at /volume; gives what follows `kubectl exec` to run a program in it."""
+    cluster.kubectl("delete", "pod", LOADER, "-n", namespace, "--ignore-not-found", "--wait=true")
+    cluster.apply(_loader_manifest(claim, image), namespace=namespace)
+    try:
+        cluster.kubectl("wait", "pod", LOADER, "-n", namespace, "--for=condition=Ready", "--timeout=180s")
+        yield ["-n", namespace, LOADER, "--"]
+    finally:
+        cluster.kubectl("delete", "pod", LOADER, "-n", namespace, "--ignore-not-found", "--wait=false")
+
+
 def stage_files(cluster: Cluster, namespace: str, claim: str, folder: Path, image: str, clear: str) -> None:
     """Creates the claim if it is not there and copies the folder's content to its root, through a pod with tar.
 
@@ -141,42 +155,26 @@ def stage_files(cluster: Cluster, namespace: str, claim: str, folder: Path, imag
         },
         namespace=namespace,
     )
-    with_pod = ("-n", namespace)
-    cluster.kubectl("delete", "pod", LOADER, *with_pod, "--ignore-not-found", "--wait=true")
-    cluster.apply(_loader_manifest(claim, image), namespace=namespace)
-    try:
-        cluster.kubectl("wait", "pod", LOADER, *with_pod, "--for=condition=Ready", "--timeout=180s")
+    with loader_pod(cluster, namespace, claim, image) as inside:
         # folders that the kubelet made for a job belong to it and stay; what must go is every file
         empty = (
             f'find /volume/{clear} -depth -delete 2>/dev/null; test -z "$(find /volume/{clear} -type f 2>/dev/null)"'
         )
-        cluster.kubectl("exec", *with_pod, LOADER, "--", "sh", "-c", empty)
+        cluster.kubectl("exec", *inside, "sh", "-c", empty)
         # the entries, not ".": the volume's root belongs to somebody else
         entries = sorted(entry.name for entry in folder.iterdir())
         archive = subprocess.Popen(["tar", "-C", str(folder), "-chf", "-", *entries], stdout=subprocess.PIPE)
         subprocess.run(
-            [cluster.kubectl_path, "--kubeconfig", cluster.kubeconfig, "exec", "-i", *with_pod, LOADER, "--",
+            [cluster.kubectl_path, "--kubeconfig", cluster.kubeconfig, "exec", "-i", *inside,
              "tar", "-C", "/volume", "--no-same-owner", "-xf", "-"],
             stdin=archive.stdout,
             check=True,
         )  # fmt: skip
         if archive.wait():
             raise CommandFailed(f"tar of {folder} ended with {archive.returncode}")
-    finally:
-        cluster.kubectl("delete", "pod", LOADER, *with_pod, "--ignore-not-found", "--wait=false")
 
 
-def read_file(cluster: Cluster, namespace: str, claim: str, path: str, image: str) -> bytes:
-    """The content of a file on a claim, read through a pod."""
-    cluster.kubectl("delete", "pod", LOADER, "-n", namespace, "--ignore-not-found", "--wait=true")
-    cluster.apply(_loader_manifest(claim, image), namespace=namespace)
-    try:
-        cluster.kubectl("wait", "pod", LOADER, "-n", namespace, "--for=condition=Ready", "--timeout=180s")
-        return subprocess.run(
-            [cluster.kubectl_path, "--kubeconfig", cluster.kubeconfig, "exec", "-n", namespace, LOADER, "--",
-             "cat", f"/volume/{path}"],
-            capture_output=True,
-            check=True,
-        ).stdout  # fmt: skip
-    finally:
-        cluster.kubectl("delete", "pod", LOADER, "-n", namespace, "--ignore-not-found", "--wait=false")
+def read_file(cluster: Cluster, namespace: str, claim: str, path: str, image: str) -> str:
+    """The content of a text file on a claim, read through a pod."""
+    with loader_pod(cluster, namespace, claim, image) as inside:
+        return cluster.kubectl("exec", *inside, "cat", f"/volume/{path}")

@@ -72,7 +72,7 @@ class Space:
 def cluster() -> BareCluster:
     bare = BareCluster()
     if bare.problems():
-        pytest.skip("the cluster is not up")
+        pytest.fail("the cluster is not up; start it with `make cluster-up`")
     return bare
 
 
