@@ -8,7 +8,8 @@ from pydantic import Field
 
 from plumbline_api.base import ApiModel
 from plumbline_api.job import JOB_NAME_RULES, JobSpec, ObjectMeta
-from plumbline_api.methods.preference import PreferenceObjective, PreferenceObjectiveChoice
+from plumbline_api.methods.preference.choice import PreferenceObjectiveChoice
+from plumbline_api.methods.preference.family import PreferenceObjective
 from plumbline_api.rules import Rule, any_of, field, has
 from plumbline_api.status import JobStatus
 

@@ -15,7 +15,7 @@ from plumbline_api.job import MUTABLE_SPEC_FIELDS, JobSpec
 from plumbline_api.messages import nested_model
 from plumbline_api.methods.optimization import OptimizerChoice, PeftChoice, ScheduleChoice
 from plumbline_api.methods.policy import AdvantageChoice, PolicyObjectiveChoice
-from plumbline_api.methods.preference import PreferenceObjectiveChoice
+from plumbline_api.methods.preference.choice import PreferenceObjectiveChoice
 from plumbline_api.methods.verifiers import VerifierChoice
 from plumbline_api.preference_job import PreferenceJobSpec
 from plumbline_api.rlvr_job import RLVRJobSpec

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from plumbline_api.methods.policy import PolicyObjective
-from plumbline_api.methods.preference import PreferenceObjective
+from plumbline_api.methods.preference.family import PreferenceObjective
 from plumbline_api.preference_job import PreferenceJob
 from plumbline_api.rlvr_job import RLVRJob
 

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from plumbline_api.base import Family
-from plumbline_api.methods import optimization, policy, preference, verifiers
+from plumbline_api.methods import optimization, policy, verifiers
+from plumbline_api.methods.preference import choice, family  # noqa: F401  (choice declares the members)
 
 DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "methods.md").read_text()
 
 FAMILIES: list[type[Family]] = [
-    preference.PreferenceObjective,
+    family.PreferenceObjective,
     policy.PolicyObjective,
     policy.Advantage,
     verifiers.Verifier,

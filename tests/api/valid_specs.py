@@ -9,7 +9,7 @@ from typing import Any
 from plumbline_api.base import ApiModel, Family
 from plumbline_api.methods.optimization import OptimizerChoice, PeftChoice, ScheduleChoice
 from plumbline_api.methods.policy import AdvantageChoice, PolicyObjectiveChoice
-from plumbline_api.methods.preference import PreferenceObjectiveChoice
+from plumbline_api.methods.preference.choice import PreferenceObjectiveChoice
 from plumbline_api.methods.verifiers import VerifierChoice
 from plumbline_api.preference_job import PreferenceJob
 from plumbline_api.rlvr_job import RLVRJob

@@ -16,7 +16,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from plumbline_api.methods.preference import PreferenceObjective
+from plumbline_api.methods.preference.family import PreferenceObjective
 from plumbline_trainer import run as module
 from plumbline_trainer.__main__ import main
 from plumbline_trainer.run import Options, run

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from plumbline_api.methods.preference import DataShape
+from plumbline_api.methods.preference.family import DataShape
 from plumbline_api.sources import Dataset, DatasetColumns
 from plumbline_trainer.data.files import FileRow, digest, json_type, read_rows
 from plumbline_trainer.failures import DataError

@@ -13,7 +13,7 @@ from typing import Any
 
 from plumbline_api.base import Family
 from plumbline_api.methods.policy import PolicyObjective
-from plumbline_api.methods.preference import PreferenceObjective
+from plumbline_api.methods.preference.family import PreferenceObjective
 from plumbline_trainer.registry import Registry
 
 Objective = Callable[..., Any]

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from plumbline_api.contract import TrainerConfig
-from plumbline_api.methods.preference import Kto
+from plumbline_api.methods.preference.unpaired import Kto
 from plumbline_trainer.data.batches import (
     SequenceBatch,
     TokenSequence,
@@ -31,9 +31,10 @@ from plumbline_trainer.modeling.logprobs import check_head, completion_logprobs
 from plumbline_trainer.modeling.reference import open_reference
 from plumbline_trainer.modeling.reward_head import HEAD, load_reward_model, sequence_scores
 from plumbline_trainer.modeling.scoring import evaluating, score_sequences
-from plumbline_trainer.objectives import preference, reward_model, supervised  # noqa: F401  (registers the objectives)
+from plumbline_trainer.objectives import preference  # noqa: F401  (registers the objectives)
 from plumbline_trainer.objectives.aggregation import sequence_mean, token_mean
-from plumbline_trainer.objectives.preference import PairLogprobs, UnpairedLogprobs, kto_reference_point
+from plumbline_trainer.objectives.preference.inputs import Completions, Pairs, Scores, TokenLogprobs, Unpaired
+from plumbline_trainer.objectives.preference.unpaired import kto_reference_point
 from plumbline_trainer.objectives.registry import implementation_of
 from plumbline_trainer.reporting.metrics import Metric
 from plumbline_trainer.stopping import StopRequest
@@ -158,7 +159,9 @@ class PreferenceTask:
         sequences = micro_batch.sequences.to(self.ranks.device)
         if self.objective.data_shape == "completions":
             logprobs = completion_logprobs(self.model, sequences)
-            losses, metrics = self._implementation(self.objective, logprobs.values, logprobs.mask)
+            tokens = TokenLogprobs(logprobs.values, logprobs.mask)
+            completions = Completions(logprobs.sums, logprobs.counts, by_token=tokens)
+            losses, metrics = self._implementation(self.objective, completions)
             return token_mean(losses, logprobs.mask, tokens=micro_batch.total_tokens), metrics
         values = self._values(sequences)
         losses, metrics = self._row_losses(self.train, micro_batch.rows, values, micro_batch.reference_point)
@@ -276,17 +279,19 @@ class PreferenceTask:
         device = values.device
         columns = values.view(part.width, len(rows))
         reference = None if part.reference is None else part.reference[rows].T.to(device)
-        if part.desirable is not None:
-            if reference is None or point is None:
-                raise ValueError("unpaired rows need a reference")
-            unpaired = UnpairedLogprobs(columns[0], reference[0], part.desirable[rows].to(device), point.to(device))
-            return self._implementation(self.objective, unpaired)
         if self._scores_rows:
-            return self._implementation(self.objective, columns[0], columns[1])
+            scores = columns.T
+            return self._implementation(self.objective, Scores(scores, torch.ones_like(scores, dtype=torch.bool)))
         tokens = part.tokens[rows].T.to(device)
-        references = (None, None) if reference is None else (reference[0], reference[1])
-        pairs = PairLogprobs(columns[0], columns[1], tokens[0], tokens[1], *references)
-        return self._implementation(self.objective, pairs)
+        completions = [
+            Completions(column, tokens[index], None if reference is None else reference[index])
+            for index, column in enumerate(columns)
+        ]
+        if part.desirable is not None:
+            desirable = part.desirable[rows].to(device)
+            point = None if point is None else point.to(device)
+            return self._implementation(self.objective, Unpaired(completions[0], desirable, point))
+        return self._implementation(self.objective, Pairs(completions[0], completions[1]))
 
 
 def build(config: TrainerConfig, ranks: Ranks, stop: StopRequest) -> PreferenceTask:

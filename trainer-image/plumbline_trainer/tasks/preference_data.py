@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from plumbline_api.contract import TrainerConfig
-from plumbline_api.methods.preference import DataShape
+from plumbline_api.methods.preference.family import DataShape
 from plumbline_api.preference_job import PreferenceJobSpec
 from plumbline_api.sources import Dataset
 from plumbline_trainer.data.batches import TokenSequence

@@ -12,56 +12,37 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plumbline_api.methods.preference import Dpo, Ipo, Kto, PreferenceObjective, RewardModel, Sft, Simpo
-from plumbline_trainer.objectives import policy  # noqa: F401  (registers the policy objectives)
-from plumbline_trainer.objectives.preference import (
-    PairLogprobs,
-    UnpairedLogprobs,
-    dpo,
-    ipo,
-    kto,
-    kto_reference_point,
-    simpo,
-)
+from plumbline_api.methods.preference.direct import Dpo, Ipo
+from plumbline_api.methods.preference.family import PreferenceObjective
+from plumbline_api.methods.preference.reference_free import Simpo
+from plumbline_api.methods.preference.reward_model import RewardModel
+from plumbline_api.methods.preference.supervised import Sft
+from plumbline_api.methods.preference.unpaired import Kto
+from plumbline_trainer.objectives import policy, preference  # noqa: F401  (registers the objectives)
+from plumbline_trainer.objectives.preference.direct import dpo, ipo
+from plumbline_trainer.objectives.preference.reference_free import simpo
+from plumbline_trainer.objectives.preference.reward_model import reward_model
+from plumbline_trainer.objectives.preference.supervised import sft
+from plumbline_trainer.objectives.preference.unpaired import kto, kto_reference_point
 from plumbline_trainer.objectives.registry import (
     POLICY_OBJECTIVES,
     PREFERENCE_OBJECTIVES,
     implementation_of,
     implements,
 )
-from plumbline_trainer.objectives.reward_model import reward_model
-from plumbline_trainer.objectives.supervised import sft
+from tests.trainer.objectives.records import (
+    completions_by_token,
+    pair,
+    pairs_of,
+    scores_of,
+    unpaired,
+    unpaired_of,
+    vector,
+)
 
 logprob = st.floats(-8, -0.01)
 positive = st.floats(0.05, 4)
 tokens = st.integers(1, 30)
-
-
-def vector(*values: float) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def pair(
-    chosen: float,
-    rejected: float,
-    reference_chosen: float,
-    reference_rejected: float,
-    lengths: tuple[int, int] = (1, 1),
-) -> PairLogprobs:
-    return PairLogprobs(
-        vector(chosen),
-        vector(rejected),
-        vector(lengths[0]),
-        vector(lengths[1]),
-        vector(reference_chosen),
-        vector(reference_rejected),
-    )
-
-
-def unpaired(log_ratio: float, desirable: bool, point: float) -> UnpairedLogprobs:
-    return UnpairedLogprobs(
-        vector(log_ratio - 3), vector(-3), torch.tensor([desirable]), torch.tensor(point, dtype=torch.float64)
-    )
 
 
 # --- numbers worked out by hand ---------------------------------------------------------------------------------------
@@ -95,7 +76,7 @@ def test_ipo_by_hand() -> None:
 
 def test_simpo_by_hand() -> None:
     """2 x -4/2 - 2 x -12/3 - 1 = 3: log(1 + e^-3) = 0.0485874. The reference does not enter."""
-    given_pair = PairLogprobs(vector(-4), vector(-12), vector(2), vector(3))
+    given_pair = pairs_of(vector(-4), vector(-12), vector(2), vector(3))
     losses, metrics = simpo(Simpo(beta=2, gamma=1), given_pair)
     assert losses.tolist() == pytest.approx([0.04858735157374196], abs=1e-12)
     assert (metrics["rewards/chosen"].value, metrics["rewards/rejected"].value) == (-4, -8)
@@ -116,12 +97,14 @@ def test_kto_by_hand() -> None:
 
 def test_reward_model_by_hand() -> None:
     """r = (2, 1): log(1 + e^-1) = 0.3132617, plus 0.1 x 3^2 = 0.9."""
-    losses, _ = reward_model(RewardModel(centering_coefficient=0.1), vector(2), vector(1))
+    losses, _ = reward_model(RewardModel(centering_coefficient=0.1), scores_of(vector(2), vector(1)))
     assert losses.tolist() == pytest.approx([1.21326168751822286], abs=1e-12)
 
 
 def test_sft_by_hand() -> None:
-    losses, metrics = sft(Sft(), vector(-1, -2, -9).view(1, 3), torch.tensor([[True, True, False]]))
+    losses, metrics = sft(
+        Sft(), completions_by_token(vector(-1, -2, -9).view(1, 3), torch.tensor([[True, True, False]]))
+    )
     assert losses[0, :2].tolist() == [1, 2]
     assert metrics["logprobs/token"].value == -1.5
 
@@ -145,7 +128,7 @@ def test_simpo_is_the_likelihood_of_geometric_mean_probabilities_with_a_handicap
     w: float, lose: float, nw: int, nl: int, beta: float, gamma: float
 ) -> None:
     a, b = math.exp(w) ** (beta / nw), math.exp(lose) ** (beta / nl) * math.exp(gamma)
-    losses, _ = simpo(Simpo(beta=beta, gamma=gamma), PairLogprobs(vector(w), vector(lose), vector(nw), vector(nl)))
+    losses, _ = simpo(Simpo(beta=beta, gamma=gamma), pairs_of(vector(w), vector(lose), vector(nw), vector(nl)))
     assert losses.item() == pytest.approx(-math.log(a / (a + b)), rel=1e-9)
 
 
@@ -186,7 +169,7 @@ def test_ipo_is_smallest_where_the_margin_is_one_over_two_tau() -> None:
 def test_label_smoothing_moves_dpo_s_optimum_from_infinity_to_the_log_odds_of_a_right_label(flip: float) -> None:
     best = math.log((1 - flip) / flip)
     chosen = vector(best - 5).requires_grad_()
-    given_pair = PairLogprobs(chosen, vector(-5), vector(1), vector(1), vector(-5), vector(-5))
+    given_pair = pairs_of(chosen, vector(-5), vector(1), vector(1), vector(-5), vector(-5))
     losses, _ = dpo(Dpo(beta=1, label_smoothing=flip), given_pair)
     losses.sum().backward()
     assert chosen.grad is not None and chosen.grad.item() == pytest.approx(0, abs=1e-12)
@@ -237,7 +220,7 @@ def test_no_gradient_flows_through_kto_s_reference_point() -> None:
 def of_pairs(parameters: Any) -> Callable[..., torch.Tensor]:
     def losses(*values: torch.Tensor) -> torch.Tensor:
         chosen, rejected, reference_chosen, reference_rejected = values
-        pairs = PairLogprobs(chosen, rejected, vector(3, 5), vector(2, 7), reference_chosen, reference_rejected)
+        pairs = pairs_of(chosen, rejected, vector(3, 5), vector(2, 7), reference_chosen, reference_rejected)
         result: torch.Tensor = implementation_of(parameters)(parameters, pairs)[0]
         return result
 
@@ -253,21 +236,21 @@ def test_gradients_of_reference_objectives_equal_finite_differences(parameters: 
 def test_gradients_of_the_other_objectives_equal_finite_differences() -> None:
     chosen, rejected = vector(-3, -9).requires_grad_(), vector(-4, -8).requires_grad_()
     counts = vector(3, 5), vector(2, 7)
-    torch.autograd.gradcheck(lambda w, r: simpo(Simpo(), PairLogprobs(w, r, *counts))[0], [chosen, rejected])
+    torch.autograd.gradcheck(lambda w, r: simpo(Simpo(), pairs_of(w, r, *counts))[0], [chosen, rejected])
     torch.autograd.gradcheck(
-        lambda w, r: reward_model(RewardModel(centering_coefficient=0.1), w, r)[0], [chosen, rejected]
+        lambda w, r: reward_model(RewardModel(centering_coefficient=0.1), scores_of(w, r))[0], [chosen, rejected]
     )
     labels = torch.tensor([True, False])
     point = torch.tensor(0.3, dtype=torch.float64)
     torch.autograd.gradcheck(
-        lambda c, r: kto(Kto(undesirable_weight=2), UnpairedLogprobs(c, r, labels, point))[0], [chosen, rejected]
+        lambda c, r: kto(Kto(undesirable_weight=2), unpaired_of(c, r, labels, point))[0], [chosen, rejected]
     )
 
 
 def test_dpo_s_gradient_weighs_a_pair_by_how_wrong_its_implicit_reward_is() -> None:
     """Sec. 4 of the paper: d loss / d log pi(y_w) = -beta s(r_l - r_w), and the opposite for y_l."""
     chosen, rejected = vector(-4).requires_grad_(), vector(-7).requires_grad_()
-    losses, _ = dpo(Dpo(beta=0.5), PairLogprobs(chosen, rejected, vector(1), vector(1), vector(-5), vector(-6)))
+    losses, _ = dpo(Dpo(beta=0.5), pairs_of(chosen, rejected, vector(1), vector(1), vector(-5), vector(-6)))
     losses.sum().backward()
     weight = 0.5 / (1 + math.exp(1.0))
     assert chosen.grad is not None and rejected.grad is not None
@@ -277,7 +260,7 @@ def test_dpo_s_gradient_weighs_a_pair_by_how_wrong_its_implicit_reward_is() -> N
 def test_extreme_margins_stay_finite() -> None:
     for margin in (-1e4, 1e4):
         chosen = vector(margin).requires_grad_()
-        pairs = PairLogprobs(chosen, vector(0), vector(1), vector(1), vector(0), vector(0))
+        pairs = pairs_of(chosen, vector(0), vector(1), vector(1), vector(0), vector(0))
         for parameters in (Dpo(), Simpo()):
             losses = implementation_of(parameters)(parameters, pairs)[0]
             (gradient,) = torch.autograd.grad(losses.sum(), chosen)

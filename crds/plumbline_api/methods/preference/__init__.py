@@ -1,0 +1,1 @@
+"""Objectives of PreferenceJob. Each class is one method: its parameters, bounds and the paper it comes from."""
