@@ -20,6 +20,7 @@ from plumbline_api.methods.preference.supervised import Sft
 from plumbline_api.methods.preference.unpaired import Kto
 from plumbline_trainer.objectives import policy, preference  # noqa: F401  (registers the objectives)
 from plumbline_trainer.objectives.preference.direct import dpo, ipo
+from plumbline_trainer.objectives.preference.inputs import Demonstrations
 from plumbline_trainer.objectives.preference.reference_free import simpo
 from plumbline_trainer.objectives.preference.reward_model import reward_model
 from plumbline_trainer.objectives.preference.supervised import sft
@@ -102,6 +103,7 @@ def test_reward_model_by_hand() -> None:
 
 
 def test_sft_by_hand() -> None:
+    tokens = completions_by_token(vector(-1, -2, -9).view(1, 3), torch.tensor([[True, True, False]]))
     losses, metrics = sft(
         Sft(), completions_by_token(vector(-1, -2, -9).view(1, 3), torch.tensor([[True, True, False]]))
     )

@@ -33,7 +33,7 @@ from plumbline_trainer.modeling.reward_head import HEAD, load_reward_model, sequ
 from plumbline_trainer.modeling.scoring import evaluating, score_sequences
 from plumbline_trainer.objectives import preference  # noqa: F401  (registers the objectives)
 from plumbline_trainer.objectives.aggregation import sequence_mean, token_mean
-from plumbline_trainer.objectives.preference.inputs import Completions, Pairs, Scores, TokenLogprobs, Unpaired
+from plumbline_trainer.objectives.preference.inputs import Completions, Demonstrations, Pairs, Scores, TokenLogprobs, Unpaired
 from plumbline_trainer.objectives.preference.unpaired import kto_reference_point
 from plumbline_trainer.objectives.registry import implementation_of
 from plumbline_trainer.reporting.metrics import Metric
@@ -161,7 +161,7 @@ class PreferenceTask:
             logprobs = completion_logprobs(self.model, sequences)
             tokens = TokenLogprobs(logprobs.values, logprobs.mask)
             completions = Completions(logprobs.sums, logprobs.counts, by_token=tokens)
-            losses, metrics = self._implementation(self.objective, completions)
+            losses, metrics = self._implementation(self.objective, Demonstrations(completions))
             return token_mean(losses, logprobs.mask, tokens=micro_batch.total_tokens), metrics
         values = self._values(sequences)
         losses, metrics = self._row_losses(self.train, micro_batch.rows, values, micro_batch.reference_point)

@@ -28,6 +28,9 @@ class PreferenceObjective(Family):
     needs_whole_step: ClassVar[bool] = False
     """Whether a row's loss depends on all rows of the optimizer step. They are then scored without gradients first."""
 
+    draws_samples: ClassVar[bool] = False
+    """Whether completions drawn from the reference enter the loss; its parameters then have `samples_per_prompt`."""
+
     smallest_batch: ClassVar[int] = 1
     """Fewest rows of a step from which the loss can be computed."""
 

@@ -88,6 +88,9 @@ class Pairs:
     positions: torch.Tensor | None = None
     """[B] int64: where these rows stand in `whole_step`."""
 
+    samples: Completions | None = None
+    """[B, S]: completions of each prompt drawn from the reference; only for objectives that declare `draws_samples`."""
+
 
 @dataclass(frozen=True)
 class Unpaired:
@@ -103,6 +106,16 @@ class Unpaired:
 
     whole_step: Unpaired | None = None
     positions: torch.Tensor | None = None
+    """As in `Pairs`."""
+
+
+@dataclass(frozen=True)
+class Demonstrations:
+    """B completions to imitate."""
+
+    completion: Completions
+
+    samples: Completions | None = None
     """As in `Pairs`."""
 
 
