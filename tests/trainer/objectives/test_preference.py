@@ -104,9 +104,7 @@ def test_reward_model_by_hand() -> None:
 
 def test_sft_by_hand() -> None:
     tokens = completions_by_token(vector(-1, -2, -9).view(1, 3), torch.tensor([[True, True, False]]))
-    losses, metrics = sft(
-        Sft(), completions_by_token(vector(-1, -2, -9).view(1, 3), torch.tensor([[True, True, False]]))
-    )
+    losses, metrics = sft(Sft(), Demonstrations(tokens))
     assert losses[0, :2].tolist() == [1, 2]
     assert metrics["logprobs/token"].value == -1.5
 

@@ -33,7 +33,14 @@ from plumbline_trainer.modeling.reward_head import HEAD, load_reward_model, sequ
 from plumbline_trainer.modeling.scoring import evaluating, score_sequences
 from plumbline_trainer.objectives import preference  # noqa: F401  (registers the objectives)
 from plumbline_trainer.objectives.aggregation import sequence_mean, token_mean
-from plumbline_trainer.objectives.preference.inputs import Completions, Demonstrations, Pairs, Scores, TokenLogprobs, Unpaired
+from plumbline_trainer.objectives.preference.inputs import (
+    Completions,
+    Demonstrations,
+    Pairs,
+    Scores,
+    TokenLogprobs,
+    Unpaired,
+)
 from plumbline_trainer.objectives.preference.unpaired import kto_reference_point
 from plumbline_trainer.objectives.registry import implementation_of
 from plumbline_trainer.reporting.metrics import Metric
