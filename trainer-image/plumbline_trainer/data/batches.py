@@ -1,9 +1,14 @@
-"""Token sequences, their padding, and their grouping into micro-batches. None of it changes a loss."""
+"""Token sequences, their layout for a forward pass, and their grouping into micro-batches. None of it changes a loss.
+
+Two layouts. `pad_sequences` gives each sequence a row of its own. `share_prompts` computes a prompt once for all its
+completions: a prompt and its completions follow one another in a row, each completion sees the prompt and itself, and
+positions go on from the prompt's end in each of them. Prompts stand in one row without any padding, or in a row each.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -20,17 +25,31 @@ class TokenSequence:
 
 
 @dataclass(frozen=True)
+class PromptGroup:
+    """A prompt in a row, followed by the completions that share it."""
+
+    prompt: int
+    """Tokens of the prompt."""
+
+    completions: tuple[int, ...]
+    """Tokens of each completion; none is empty."""
+
+    @property
+    def tokens(self) -> int:
+        return self.prompt + sum(self.completions)
+
+
+@dataclass(frozen=True)
 class SequenceBatch:
     """B sequences, ready for a forward pass.
 
     The model sees R rows of `input_ids`; completion token t of sequence b is predicted by the hidden state at
     `source[n]`, an index into the flattened `[R * L]` positions, where n runs over the N completion tokens of all
-    sequences in order. One row a sequence (R = B) is what `pad_sequences` makes; because `source` alone ties
-    sequences to rows, sequences may share a row, and with it their prompt, without any change downstream.
+    sequences in order.
     """
 
     input_ids: torch.Tensor
-    """[R, L] int64, padded on the right. Causal attention never looks right, so no attention mask is needed."""
+    """[R, L] int64, padded on the right. Causal attention never looks right, so padding needs no mask."""
 
     lengths: torch.Tensor
     """[R] int64: tokens of each row that are not padding."""
@@ -38,11 +57,20 @@ class SequenceBatch:
     source: torch.Tensor
     """[N] int64: flat position whose hidden state predicts the n-th completion token."""
 
+    ends: torch.Tensor
+    """[B] int64: flat position of each sequence's last token."""
+
     targets: torch.Tensor
     """[B, T] int64: completion ids, padded with 0."""
 
     mask: torch.Tensor
     """[B, T] bool: true where `targets` holds a completion token."""
+
+    positions: torch.Tensor | None = None
+    """[R, L] int64: position of each token in its sequence; None where it is the position in the row."""
+
+    groups: tuple[tuple[PromptGroup, ...], ...] | None = None
+    """The prompts of each row with their completions, in order; None where a row is one sequence."""
 
     @property
     def size(self) -> int:
@@ -51,66 +79,145 @@ class SequenceBatch:
 
     @property
     def tokens(self) -> int:
-        """Tokens that are not padding."""
+        """Tokens that are not padding; a shared prompt counts once."""
         return int(self.lengths.sum())
 
+    @property
+    def padded_tokens(self) -> int:
+        """Positions that the model computes, R * L."""
+        return self.input_ids.numel()
+
     def to(self, device: torch.device) -> SequenceBatch:
-        return SequenceBatch(
-            self.input_ids.to(device, non_blocking=True),
-            self.lengths.to(device, non_blocking=True),
-            self.source.to(device, non_blocking=True),
-            self.targets.to(device, non_blocking=True),
-            self.mask.to(device, non_blocking=True),
-        )
+        moved = {
+            name: value.to(device, non_blocking=True)
+            for name, value in vars(self).items()
+            if isinstance(value, torch.Tensor)
+        }
+        return replace(self, **moved)
 
 
 def pad_sequences(sequences: Sequence[TokenSequence], pad_id: int) -> SequenceBatch:
-    """Pads sequences on the right, one row each. Every prompt needs a token: it predicts the first target."""
+    """One row a sequence, padded on the right. Every prompt needs a token: it predicts the first target."""
     length = max(len(sequence) for sequence in sequences)
+    starts = [row * length for row in range(len(sequences))]
+    rows = [[*sequence.prompt_ids, *sequence.completion_ids] for sequence in sequences]
+    prompt_ends = [start + len(sequence.prompt_ids) for start, sequence in zip(starts, sequences, strict=True)]
+    return _batch(sequences, rows, prompt_ends, prompt_ends, pad_id)
+
+
+def share_prompts(sequences: Sequence[TokenSequence], pad_id: int, *, one_row: bool) -> SequenceBatch:
+    """Sequences with equal prompts share the prompt's tokens, in one row for all prompts or in a row for each.
+
+    Every prompt and every completion needs a token.
+    """
+    members: dict[tuple[int, ...], list[int]] = {}
+    for index, sequence in enumerate(sequences):
+        members.setdefault(tuple(sequence.prompt_ids), []).append(index)
+    grouped = [
+        PromptGroup(len(prompt), tuple(len(sequences[index].completion_ids) for index in indices))
+        for prompt, indices in members.items()
+    ]
+    layout = (tuple(grouped),) if one_row else tuple((group,) for group in grouped)
+    length = max(sum(group.tokens for group in row) for row in layout)
+    prompt_ends, completion_starts = [0] * len(sequences), [0] * len(sequences)
+    rows: list[list[int]] = [[]] if one_row else []
+    positions: list[list[int]] = [[]] if one_row else []
+    for prompt, indices in members.items():
+        if not one_row:
+            rows.append([])
+            positions.append([])
+        row_start = (len(rows) - 1) * length
+        rows[-1].extend(prompt)
+        positions[-1].extend(range(len(prompt)))
+        end = row_start + len(rows[-1])
+        for index in indices:
+            completion = sequences[index].completion_ids
+            prompt_ends[index], completion_starts[index] = end, row_start + len(rows[-1])
+            rows[-1].extend(completion)
+            positions[-1].extend(range(len(prompt), len(prompt) + len(completion)))
+            if not completion:
+                raise ValueError("a sequence that shares its prompt needs at least one completion token")
+    batch = _batch(sequences, rows, prompt_ends, completion_starts, pad_id)
+    return replace(batch, positions=_padded(positions, length, 0), groups=layout)
+
+
+def _batch(
+    sequences: Sequence[TokenSequence],
+    rows: Sequence[Sequence[int]],
+    prompt_ends: Sequence[int],
+    completion_starts: Sequence[int],
+    pad_id: int,
+) -> SequenceBatch:
+    """The batch of `rows`, given the flat positions after each sequence's prompt and of its completion's start."""
     width = max(1, max(len(sequence.completion_ids) for sequence in sequences))
-    input_ids = torch.full((len(sequences), length), pad_id, dtype=torch.int64)
-    targets = torch.zeros((len(sequences), width), dtype=torch.int64)
-    mask = torch.zeros((len(sequences), width), dtype=torch.bool)
+    lengths = [len(sequence.completion_ids) for sequence in sequences]
     source = []
-    for row, sequence in enumerate(sequences):
-        prompt, completion = len(sequence.prompt_ids), len(sequence.completion_ids)
-        if not prompt:
+    for sequence, prompt_end, start, length in zip(sequences, prompt_ends, completion_starts, lengths, strict=True):
+        if not sequence.prompt_ids:
             raise ValueError("a sequence needs at least one prompt token")
-        input_ids[row, :prompt] = torch.as_tensor(sequence.prompt_ids)
-        input_ids[row, prompt : prompt + completion] = torch.as_tensor(sequence.completion_ids, dtype=torch.int64)
-        targets[row, :completion] = torch.as_tensor(sequence.completion_ids, dtype=torch.int64)
-        mask[row, :completion] = True
-        source.append(row * length + prompt - 1 + torch.arange(completion))
-    lengths = torch.tensor([len(sequence) for sequence in sequences])
-    return SequenceBatch(input_ids, lengths, torch.cat(source), targets, mask)
+        if length:
+            # the prompt's last token predicts the first completion token, each completion token the next one
+            source += [prompt_end - 1, *range(start, start + length - 1)]
+    ends = [
+        start + length - 1 if length else end - 1
+        for start, length, end in zip(completion_starts, lengths, prompt_ends, strict=True)
+    ]
+    return SequenceBatch(
+        input_ids=_padded(rows, max(len(row) for row in rows), pad_id),
+        lengths=torch.tensor([len(row) for row in rows]),
+        source=torch.tensor(source, dtype=torch.int64),
+        ends=torch.tensor(ends),
+        targets=_padded([sequence.completion_ids for sequence in sequences], width, 0),
+        mask=torch.arange(width) < torch.tensor(lengths)[:, None],
+    )
+
+
+def _padded(rows: Sequence[Sequence[int]], length: int, value: int) -> torch.Tensor:
+    """[len(rows), length] int64, filled up with `value` on the right."""
+    return torch.tensor([[*row, *[value] * (length - len(row))] for row in rows], dtype=torch.int64)
+
+
+def prompt_sharing_tokens(sequences: Sequence[TokenSequence]) -> int:
+    """Tokens that `share_prompts` lays out for `sequences`."""
+    prompts = {tuple(sequence.prompt_ids) for sequence in sequences}
+    return sum(map(len, prompts)) + sum(len(sequence.completion_ids) for sequence in sequences)
 
 
 def micro_batches(
-    lengths: Sequence[int], *, token_budget: int, max_items: int | None = None, sequences_per_item: int = 1
+    lengths: Sequence[int],
+    *,
+    token_budget: int,
+    max_items: int | None = None,
+    sequences_per_item: int = 1,
+    padded: bool = True,
 ) -> list[list[int]]:
     """Groups items (rows, or pairs of rows) into micro-batches with little padding; returns lists of positions.
 
-    `lengths[i]` is the longest sequence of item i. Items are sorted by length, so that neighbours pad little, and a
-    group is closed when its padded size, items x sequences_per_item x longest, would pass `token_budget` or when it
-    holds `max_items`. An item larger than the budget is a group of its own. The longest group comes first: if memory
-    does not suffice, that shows at once.
+    `lengths[i]` is the number of tokens of item i, or of its longest sequence. Items are sorted by length, so that
+    neighbours pad little, and a group is closed when its size would pass `token_budget` or when it holds `max_items`.
+    Its size is items x sequences_per_item x longest where items are `padded` to one length, else the sum of lengths.
+    An item larger than the budget is a group of its own. The longest group comes first: if memory does not suffice,
+    that shows at once.
     """
     by_length = sorted(range(len(lengths)), key=lambda item: (-lengths[item], item))
     groups: list[list[int]] = []
+    total = 0
     for item in by_length:
         if groups:
             group = groups[-1]
-            padded = (len(group) + 1) * sequences_per_item * lengths[group[0]]
-            if padded <= token_budget and (max_items is None or len(group) < max_items):
+            size = (len(group) + 1) * sequences_per_item * lengths[group[0]] if padded else total + lengths[item]
+            if size <= token_budget and (max_items is None or len(group) < max_items):
                 group.append(item)
+                total += lengths[item]
                 continue
         groups.append([item])
+        total = lengths[item]
     return groups
 
 
 def default_token_budget(device: torch.device) -> int:
-    """Padded tokens in one forward pass where the job sets no micro-batch size.
+    """Tokens in one forward pass where the job sets no micro-batch size.
 
     A GPU needs large passes to be busy; a CPU is busy with little and keeps small activations in its caches.
     """
-    return 16_384 if device.type == "cuda" else 4_096
+    return 16_384 if device.type == "cuda" else 2_048

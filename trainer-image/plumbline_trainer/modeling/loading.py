@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 import fsspec
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
+from transformers import MODEL_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.utils import logging
 
 from plumbline_trainer.failures import ConfigError, InfrastructureError, ModelError
+from plumbline_trainer.modeling.shared_prefix import IMPLEMENTATION
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -210,6 +211,7 @@ def load_model(
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                attn_implementation=_attention_of(directory),
                 **configuration,
             )
     except torch.cuda.OutOfMemoryError:
@@ -231,6 +233,17 @@ def load_model(
             )
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     return model.to(device).train()
+
+
+def _attention_of(directory: Path) -> str | None:
+    """The attention that lets completions share their prompt, where the architecture leaves the choice.
+
+    Capped attention scores are made by an architecture's own code only.
+    """
+    configuration = load_configuration(directory)
+    architecture = MODEL_MAPPING.get(type(configuration), None)
+    capped = getattr(configuration.get_text_config(), "attn_logit_softcapping", None) is not None
+    return IMPLEMENTATION if getattr(architecture, "_supports_attention_backend", False) and not capped else None
 
 
 def load_policy(

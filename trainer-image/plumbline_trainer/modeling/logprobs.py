@@ -1,8 +1,8 @@
 """Log-probabilities of completion tokens, and of nothing else.
 
 The transformer body runs over whole rows; the language-model head only sees the hidden states that predict a
-completion token, in chunks, so the `[B, L, V]` logits of a naive forward pass never exist. With gradients on, chunks
-beyond the first memory budget recompute their logits in the backward pass.
+completion token, and never makes all their logits at once: the `[B, L, V]` logits of a naive forward pass, and their
+gradient, never exist.
 """
 
 from __future__ import annotations
@@ -14,15 +14,17 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from plumbline_trainer.data.batches import SequenceBatch, TokenSequence, pad_sequences
+from plumbline_trainer.data.batches import SequenceBatch, TokenSequence, pad_sequences, share_prompts
 from plumbline_trainer.failures import ModelError
 from plumbline_trainer.modeling.adapters import without_adapter
+from plumbline_trainer.modeling.linear_head import LinearHeadLogprobs
+from plumbline_trainer.modeling.shared_prefix import model_inputs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-LOGIT_ELEMENTS = 2**24
-"""Logits held at a time: 64 MiB in float32. Fewer in all are kept for the backward pass, more are recomputed."""
+LOGIT_ELEMENTS = 2**25
+"""Logits kept for the backward pass: 128 MiB in float32. Where there are more they are made again."""
 
 
 class CompletionLogprobs(NamedTuple):
@@ -53,24 +55,47 @@ def completion_logprobs(
     `model` is a causal language model of transformers or a peft wrapper around one. Values and gradients equal those
     of a log-softmax over the full float32 logits divided by `temperature`.
     """
-    hidden = _predicting_states(model, batch)
-    targets = batch.targets[batch.mask]
-    head = logits_function(model)
-    vocabulary = causal_model(model).get_output_embeddings().weight.shape[0]
-    chunk = max(16, logit_elements // vocabulary)
+    states = _predicting_states(model, batch)
+    scored = token_logprobs(model, states, batch.targets[batch.mask], temperature, logit_elements)
+    values = torch.zeros(batch.mask.shape, dtype=torch.float32, device=states.device)
+    return CompletionLogprobs(values.masked_scatter(batch.mask, scored), batch.mask)
+
+
+def token_logprobs(
+    model: nn.Module, states: torch.Tensor, targets: torch.Tensor, temperature: float, logit_elements: int
+) -> torch.Tensor:
+    """[N] float32: log-probability of each of `targets` [N] after the hidden states `states` [N, H]."""
+    head = causal_model(model).get_output_embeddings()
+    scale, softcap = _logit_scale(model)
+    kept = logit_elements if torch.is_grad_enabled() else 0
+    if type(head) is nn.Linear and softcap is None:
+        return LinearHeadLogprobs.apply(  # type: ignore[no-untyped-call, no-any-return]
+            states.to(head.weight.dtype), head.weight, head.bias, targets, scale / temperature, kept
+        )
+    return _chunked_logprobs(logits_function(model), states, targets, temperature, head.weight.shape[0], logit_elements)
+
+
+def _chunked_logprobs(
+    logits_of: Callable[[torch.Tensor], torch.Tensor],
+    states: torch.Tensor,
+    targets: torch.Tensor,
+    temperature: float,
+    vocabulary: int,
+    logit_elements: int,
+) -> torch.Tensor:
+    """As `token_logprobs`, for heads that are more than one matrix (an adapter on the head, capped logits): chunks of
+    tokens, each of which makes its logits again in the backward pass."""
 
     def score(states: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        logits = head(states).float()
-        if temperature != 1.0:
-            logits = logits / temperature
+        logits = logits_of(states).float() / temperature
         return logits.gather(1, ids[:, None]).squeeze(1) - torch.logsumexp(logits, dim=1)
 
-    recompute = torch.is_grad_enabled() and hidden.shape[0] > chunk
+    chunk = max(16, logit_elements // (2 * vocabulary))
+    recompute = torch.is_grad_enabled() and states.shape[0] > chunk
     parts = []
-    for states, ids in zip(hidden.split(chunk), targets.split(chunk), strict=True):
-        parts.append(checkpoint(score, states, ids, use_reentrant=False) if recompute else score(states, ids))
-    values = torch.zeros(batch.mask.shape, dtype=torch.float32, device=hidden.device)
-    return CompletionLogprobs(values.masked_scatter(batch.mask, torch.cat(parts)), batch.mask)
+    for some, ids in zip(states.split(chunk), targets.split(chunk), strict=True):
+        parts.append(checkpoint(score, some, ids, use_reentrant=False) if recompute else score(some, ids))
+    return torch.cat(parts)
 
 
 def causal_model(model: nn.Module) -> PreTrainedModel:
@@ -82,7 +107,7 @@ def causal_model(model: nn.Module) -> PreTrainedModel:
 def _predicting_states(model: nn.Module, batch: SequenceBatch) -> torch.Tensor:
     """[N, H]: the hidden states that predict the N completion tokens."""
     body = causal_model(model).get_decoder()
-    states = body(input_ids=batch.input_ids, use_cache=False).last_hidden_state
+    states = body(**model_inputs(batch, body.dtype), use_cache=False).last_hidden_state
     return states.flatten(0, 1).index_select(0, batch.source)
 
 
@@ -92,24 +117,26 @@ def logits_function(model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
     Known additions: `final_logit_softcapping` c (Gemma: c * tanh(logits / c)), `logit_scale` (Cohere: multiplied) and
     `logits_scaling` (Granite: divided). `check_head` refuses models whose logits are made otherwise.
     """
-    inner = causal_model(model)
-    head = inner.get_output_embeddings()
-    configuration = inner.config.get_text_config()
-    softcap = getattr(configuration, "final_logit_softcapping", None)
-    factor = getattr(configuration, "logit_scale", None)
-    divisor = getattr(configuration, "logits_scaling", None)
+    head = causal_model(model).get_output_embeddings()
+    scale, softcap = _logit_scale(model)
 
     def logits_of(states: torch.Tensor) -> torch.Tensor:
         logits = head(states)
-        if factor is not None:
-            logits = logits * factor
-        if divisor is not None:
-            logits = logits / divisor
+        if scale != 1.0:
+            logits = logits * scale
         if softcap is not None:
             logits = torch.tanh(logits / softcap) * softcap
         return logits
 
     return logits_of
+
+
+def _logit_scale(model: nn.Module) -> tuple[float, float | None]:
+    """The factor and the cap that the architecture applies to the head's outputs."""
+    configuration = causal_model(model).config.get_text_config()
+    factor = getattr(configuration, "logit_scale", None) or 1.0
+    divisor = getattr(configuration, "logits_scaling", None) or 1.0
+    return float(factor) / float(divisor), getattr(configuration, "final_logit_softcapping", None)
 
 
 @torch.no_grad()
@@ -123,16 +150,51 @@ def check_head(model: nn.Module) -> None:
     name = type(inner).__name__
     if not callable(getattr(inner, "get_decoder", None)) or inner.get_output_embeddings() is None:
         raise ModelError(f"{name} has no separate decoder and head: it cannot be trained")
-    vocabulary = inner.get_output_embeddings().weight.shape[0]
-    ids = [(7 * position + 3) % vocabulary for position in range(8)]
-    device = next(model.parameters()).device
-    batch = pad_sequences([TokenSequence(ids[:2], ids[2:]), TokenSequence(ids[:3], ids[3:5])], 0).to(device)
-    values, mask = completion_logprobs(model, batch)
-    logits = inner(input_ids=batch.input_ids, use_cache=False).logits.float().flatten(0, 1)
-    expected = logits.log_softmax(-1)[batch.source].gather(1, batch.targets[mask][:, None]).squeeze(1)
-    tolerance = 1e-3 if next(model.parameters()).dtype == torch.float32 else 5e-2
-    if not torch.allclose(values[mask], expected, rtol=tolerance, atol=tolerance):
-        difference = float((values[mask] - expected).abs().max())
+    difference = _difference_from_own_logits(model, pad_sequences(_probes(inner), 0))
+    if difference > _tolerance(inner):
         raise ModelError(
             f"{name} makes its logits in a way that is not supported: its log-probabilities differ by {difference:.3g}"
         )
+
+
+@torch.no_grad()
+def can_share_prompts(model: nn.Module, longest: int) -> bool:
+    """Whether completions may share the tokens of their prompt in `model`, for sequences of up to `longest` tokens.
+
+    Answered by trying: architectures that keep a state along the row, or take positions from the row, give other
+    log-probabilities then. A sliding window shorter than the sequences would be measured along the row too.
+    """
+    inner = causal_model(model)
+    configuration = inner.config.get_text_config()
+    window = getattr(configuration, "sliding_window", None)
+    slides = getattr(configuration, "use_sliding_window", True) and isinstance(window, int)
+    if slides and window < longest:
+        return False
+    one_row = next(model.parameters()).device.type == "cpu"
+    try:
+        difference = _difference_from_own_logits(model, share_prompts(_probes(inner), 0, one_row=one_row))
+    except (TypeError, ValueError, RuntimeError):  # an architecture that takes no positions, masks or layouts
+        return False
+    return difference <= _tolerance(inner)
+
+
+def _probes(inner: PreTrainedModel) -> list[TokenSequence]:
+    """A few short sequences, two of which have the same prompt."""
+    vocabulary = inner.get_output_embeddings().weight.shape[0]
+    ids = [(7 * position + 3) % vocabulary for position in range(12)]
+    return [TokenSequence(ids[:2], ids[2:8]), TokenSequence(ids[:3], ids[3:5]), TokenSequence(ids[:2], ids[8:12])]
+
+
+def _difference_from_own_logits(model: nn.Module, batch: SequenceBatch) -> float:
+    """The largest difference of log-probabilities of `_probes` from those of the model's own forward pass."""
+    inner = causal_model(model)
+    device = next(model.parameters()).device
+    values, mask = completion_logprobs(model, batch.to(device))
+    own = pad_sequences(_probes(inner), 0).to(device)
+    logits = inner(input_ids=own.input_ids, use_cache=False).logits.float().flatten(0, 1)
+    expected = logits.log_softmax(-1)[own.source].gather(1, own.targets[mask][:, None]).squeeze(1)
+    return float((values[mask] - expected).abs().max())
+
+
+def _tolerance(inner: PreTrainedModel) -> float:
+    return 1e-3 if inner.dtype == torch.float32 else 1e-1
