@@ -21,6 +21,7 @@ def snapshot(step: int, size: int = 4) -> Snapshot:
         {"weight/exp_avg": torch.full((size,), 0.5), "weight/step": torch.tensor(float(step))},
         {"values": {}, "groups": [{}]},
         {"step": step, "task": {"position": step}},
+        {"average": torch.full((size,), 0.25)},
     )
 
 
@@ -49,6 +50,7 @@ def test_what_was_saved_is_what_is_loaded(store: CheckpointStore) -> None:
     assert torch.equal(loaded.parameters["weight"], torch.full((4,), 40.0))
     assert loaded.optimizer_tensors.keys() == {"weight/exp_avg", "weight/step"}
     assert loaded.state == {"step": 40, "task": {"position": 40}}
+    assert torch.equal(loaded.task_tensors["average"], torch.full((4,), 0.25))
 
 
 def test_a_checkpoint_is_nothing_but_its_documented_files(store: CheckpointStore) -> None:
@@ -174,10 +176,11 @@ def test_what_a_killed_process_left_behind_is_no_checkpoint_and_is_cleared(store
     assert names_in(store.directory) == ["step-00000010", "step-00000020"]
 
 
-def test_an_optimizer_without_tensors_is_saved_too(store: CheckpointStore) -> None:
+def test_an_optimizer_or_a_task_without_tensors_is_saved_too(store: CheckpointStore) -> None:
     store.save(1, Snapshot({"weight": torch.zeros(1)}, {}, {"values": {}, "groups": [{}]}, {"step": 1}))
     assert store.newest_verified() is not None
     assert store.load(1).optimizer_tensors == {}
+    assert store.load(1).task_tensors == {}
 
 
 def test_a_folder_that_cannot_be_written_is_an_infrastructure_error(tmp_path: Path) -> None:

@@ -94,6 +94,25 @@ def test_interruptions_at_random_steps_change_nothing(
     assert last.last_words()["score"]["value"] == score_in(folder)
 
 
+def test_a_stop_between_update_and_task_waits_for_the_task(
+    model: Path, tmp_path: Path, undisturbed: tuple[Path, dict[int, float]]
+) -> None:
+    """The task takes part in a collective after the update; a stop that is pending there must not tear them apart."""
+    config = config_in(tmp_path, model)
+    child = Child(config, TOY_FAULTS='{"stop_in_step_done": 4}')
+    assert child.wait() == 85
+    assert child.last_words()["step"] == 5
+    saved = tmp_path / "checkpoints" / "step-00000005"
+    average = load_file(saved / "task.safetensors")
+    parameters = load_file(saved / "parameters.safetensors")
+    assert average.keys() == parameters.keys()
+    assert any(not torch.equal(average[name], parameters[name]) for name in average)
+    last = Child(config)
+    assert last.wait() == 0
+    assert {**child.losses(), **last.losses()} == undisturbed[1]
+    assert_same_bits(weights_in(tmp_path), weights_in(undisturbed[0]))
+
+
 def test_sixteen_bit_models_resume_exactly_too(model: Path, tmp_path: Path) -> None:
     """Their 32-bit copies are what is saved: rounding to 16 bits in between would show."""
     results = []

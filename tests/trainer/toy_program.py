@@ -1,7 +1,8 @@
 """The trainer's own program on a task made for tests: a real two-layer Llama that learns to count in threes.
 
-Everything but the task is the trainer's, run in processes of its own. The task uses dropout and keeps a count that
-enters its batches, so that a resume which forgets either gives other weights.
+Everything but the task is the trainer's, run in processes of its own. The task uses dropout, keeps a count that enters
+its batches and a moving average of the weights that pulls at them, so that a resume which forgets any of it gives other
+weights.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ class ToyTask:
         self._ranks = ranks
         self._stop = stop
         self._steps_prepared = 0
+        self._average = {name: value.detach().clone() for name, value in self.model.named_parameters()}
         self._faults = json.loads(os.environ.get("TOY_FAULTS", "{}"))
 
     def prepare(self, step: int) -> ToyBatch:
@@ -83,7 +85,11 @@ class ToyTask:
         if self._faults.get("nan_at") == self._steps_prepared - 1:
             summed = summed * math.nan
         local = micro_batch.shape[0] * (TOKENS - 1)
-        return summed / count, {"nll": Metric(summed.detach().double(), float(local))}
+        metrics = {"nll": Metric(summed.detach().double(), float(local))}
+        distances = [(value - self._average[name]).square().sum() for name, value in self.model.named_parameters()]
+        pull = torch.stack(distances).sum() * local / count
+        # a gradient but no value, so that the loss stays the mean over tokens
+        return summed / count + pull - pull.detach(), metrics
 
     def evaluate(self) -> dict[str, float]:
         if self._faults.get("stop_in_evaluation"):
@@ -96,6 +102,21 @@ class ToyTask:
             nll = torch.nn.functional.cross_entropy(logits.reshape(-1, VOCABULARY), rows[:, 1:].reshape(-1))
         self.model.train()
         return {"nll": float(nll)}
+
+    def step_done(self, step: int) -> None:
+        if self._faults.get("stop_in_step_done") == step:
+            signal.raise_signal(signal.SIGTERM)
+        self._ranks.barrier()
+        with torch.no_grad():
+            for name, value in self.model.named_parameters():
+                self._average[name].lerp_(value, 0.5)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return self._average
+
+    def load_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
+        for name, average in self._average.items():
+            average.copy_(tensors[name])
 
     def state_dict(self) -> dict[str, Any]:
         return {"steps_prepared": self._steps_prepared}

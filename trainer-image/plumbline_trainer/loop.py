@@ -187,6 +187,8 @@ class TrainingLoop:
             "gradient_norm": gradient_norm,
             "learning_rate": self._update.learning_rate(self.step),
         }
+        with self._ranks.stop.deferred():
+            self._task.step_done(self.step)
         self.step += 1
         self._task_state = self._task.state_dict()
         self._save_due = shares[0].checkpoint_due
@@ -240,7 +242,11 @@ class TrainingLoop:
             },
         }
         return Snapshot(
-            self._update.parameter_tensors(), self._update.optimizer_tensors(), self._update.optimizer_values(), state
+            self._update.parameter_tensors(),
+            self._update.optimizer_tensors(),
+            self._update.optimizer_values(),
+            state,
+            self._task.tensors(),
         )
 
     def _restore(self, checkpoint: CheckpointStatus) -> None:
@@ -255,6 +261,10 @@ class TrainingLoop:
         except (KeyError, ValueError) as error:
             raise CheckpointUnreadable(f"checkpoint {checkpoint.uri} does not fit this model: {error}") from error
         self._task.load_state_dict(self._task_state)
+        try:
+            self._task.load_tensors(snapshot.task_tensors)
+        except (KeyError, ValueError) as error:
+            raise CheckpointUnreadable(f"checkpoint {checkpoint.uri} does not fit this job: {error}") from error
         self._board.checkpointed(checkpoint)
         if self._history.last:
             self._board.evaluated(self._history.last, self._history.first)

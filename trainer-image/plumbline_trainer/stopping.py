@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 
@@ -21,12 +23,13 @@ class StopRequest:
     def __init__(self) -> None:
         self._requested = False
         self._honoured = False
+        self._deferred = False
         self.signal_name = ""
 
     @property
     def pending(self) -> bool:
-        """Whether a stop was asked for and nobody has started to honour it."""
-        return self._requested and not self._honoured
+        """Whether a stop was asked for that is to be honoured now: nobody has started to, and it is not deferred."""
+        return self._requested and not self._honoured and not self._deferred
 
     @property
     def honoured(self) -> bool:
@@ -42,6 +45,16 @@ class StopRequest:
         """Raises `StopRequested` where a stop is pending."""
         if self.pending:
             raise StopRequested(self.signal_name)
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Holds a stop back until the end of the block. All ranks enter and leave it between the same collectives, so
+        that they go on agreeing; it is for what must happen entirely or not at all, and must be short."""
+        self._deferred = True
+        try:
+            yield
+        finally:
+            self._deferred = False
 
     def honour(self) -> None:
         """Marks the stop as agreed on by all ranks: `raise_if_requested` is quiet from here on."""

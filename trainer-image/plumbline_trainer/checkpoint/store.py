@@ -3,6 +3,7 @@
     <directory>/step-00000040/parameters.safetensors   trainable parameters by name
                               optimizer.safetensors    optimizer tensors as <parameter>/<name>
                               optimizer.json           optimizer state besides tensors
+                              task.safetensors         the task's own tensors, such as a moving reference
                               state.json               step, task state, evaluations, identity of the run
                               manifest.json            size and SHA-256 of every file above
 
@@ -16,7 +17,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,9 @@ from plumbline_trainer.failures import CheckpointUnreadable
 PARAMETERS = "parameters.safetensors"
 OPTIMIZER_TENSORS = "optimizer.safetensors"
 OPTIMIZER_VALUES = "optimizer.json"
+TASK_TENSORS = "task.safetensors"
 STATE = "state.json"
-FILES = (PARAMETERS, OPTIMIZER_TENSORS, OPTIMIZER_VALUES, STATE)
+FILES = (PARAMETERS, OPTIMIZER_TENSORS, OPTIMIZER_VALUES, TASK_TENSORS, STATE)
 
 _NAME = re.compile(r"step-(\d{8,})")
 _TEMPORARY = re.compile(r"\.step-\d{8,}\.(partial|deleted)")
@@ -48,6 +50,9 @@ class Snapshot:
     optimizer_values: dict[str, Any]
     state: dict[str, Any]
     """JSON-able; see `loop`."""
+
+    task_tensors: dict[str, torch.Tensor] = field(default_factory=dict)
+    """See `tasks.task.Task.tensors`."""
 
 
 class CheckpointStore:
@@ -98,6 +103,7 @@ class CheckpointStore:
                 load_file(path / OPTIMIZER_TENSORS),
                 json.loads((path / OPTIMIZER_VALUES).read_bytes()),
                 json.loads((path / STATE).read_bytes()),
+                load_file(path / TASK_TENSORS),
             )
         except (OSError, SafetensorError, ValueError) as error:
             raise CheckpointUnreadable(f"checkpoint {path} cannot be loaded: {error}") from error
@@ -131,6 +137,7 @@ class CheckpointStore:
         save_file(_on_cpu(snapshot.parameters), directory / PARAMETERS)
         save_file(_on_cpu(snapshot.optimizer_tensors), directory / OPTIMIZER_TENSORS)
         (directory / OPTIMIZER_VALUES).write_text(json.dumps(snapshot.optimizer_values, indent=2))
+        save_file(_on_cpu(snapshot.task_tensors), directory / TASK_TENSORS)
         (directory / STATE).write_text(json.dumps(snapshot.state, indent=2))
         equalize_permissions(directory, directory / STATE)
         flush_tree(directory)

@@ -188,6 +188,9 @@ class PreferenceTask:
         losses, metrics = self._row_losses(held_out, rows, blocks, point)
         return {"loss": float(losses.double().mean())} | {name: metric.value for name, metric in metrics.items()}
 
+    def step_done(self, step: int) -> None:
+        """Nothing follows the parameters."""
+
     def state_dict(self) -> dict[str, Any]:
         """The digest of the training rows: steps are positions in these rows and in no others."""
         return rows_state(self.data_digest, len(self.train.data.rows))
@@ -195,6 +198,13 @@ class PreferenceTask:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Refuses to go on with other rows than those the checkpoint was trained on."""
         refuse_other_rows(state, self.data_digest, len(self.train.data.rows))
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """No state is kept in tensors."""
+        return {}
+
+    def load_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
+        """There are none."""
 
     def close(self) -> None:
         """Nothing was started."""

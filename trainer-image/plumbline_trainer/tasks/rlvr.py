@@ -173,6 +173,9 @@ class RLVRTask:
         check_error_shares(self._spec.rewards, metrics)
         return {name: metric.value for name, metric in metrics.items()}
 
+    def step_done(self, step: int) -> None:
+        """Nothing follows the parameters."""
+
     def state_dict(self) -> dict[str, Any]:
         """The digest of the training rows, and the rollout that the next step continues."""
         pending = self._steps_done % self._spec.rollout.updates_per_rollout != 0
@@ -187,6 +190,13 @@ class RLVRTask:
         self._encoded = state["rollout"]
         if self._encoded is not None:
             self._rollout = decode_rollout(self._encoded, self.ranks.rank, self.ranks.world_size)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """No state is kept in tensors."""
+        return {}
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """There are none."""
 
     def close(self) -> None:
         """Ends the verifiers' processes."""

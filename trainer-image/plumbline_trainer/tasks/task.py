@@ -34,6 +34,9 @@ class Batch:
     tokens: int
     """Tokens processed by this rank in this step, for the throughput."""
 
+    padded_tokens: int = 0
+    """Positions computed by this rank in this step for those tokens, padding included; 0 where nobody counted them."""
+
     metrics: Metrics = field(default_factory=dict)
     """This rank's share of the metrics that are known before the update, such as rewards; the loop sums over ranks."""
 
@@ -47,9 +50,9 @@ class Task(Protocol):
     A task draws everything random from (seed, step, row), so `prepare(step)` gives the same batch whether or not the
     run was interrupted before. State that does not follow from the step alone goes through `state_dict`.
 
-    A task may call the collectives of `Ranks` in `prepare` and `evaluate`, in the same order on every rank, never in
-    `loss`. It polls `stop.raise_if_requested()` wherever a phase lasts; `StopRequested`, raised by that call or by a
-    collective, must pass through it (no `except Exception` around a collective).
+    A task may call the collectives of `Ranks` in `prepare`, `step_done` and `evaluate`, in the same order on every
+    rank, never in `loss`. It polls `stop.raise_if_requested()` wherever a phase lasts; `StopRequested`, raised by that
+    call or by a collective, must pass through it (no `except Exception` around a collective).
     """
 
     model: torch.nn.Module
@@ -82,12 +85,30 @@ class Task(Protocol):
         """Metrics of the held-out rows, the same on every rank; empty without held-out rows. Leaves the model in
         training mode. May raise `StopRequested`."""
 
+    def step_done(self, step: int) -> None:
+        """The parameters were updated in optimizer step `step` (from 0). Called on every rank, before `state_dict`.
+
+        Here belongs what follows the parameters, such as a moving reference. Update and call are one for whoever asks
+        for a stop: requests wait until it returns, so what takes long belongs into the next `prepare`.
+        """
+
     def state_dict(self) -> dict[str, Any]:
         """JSON-able state besides parameters. Called after every completed step (so it must be cheap), before the
         next `prepare`; the result must not change when the task goes on."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores `state_dict`, before the first `prepare`."""
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """State in tensors, by name, which a checkpoint keeps beside the parameters; the same on every rank.
+
+        Called on rank 0 when a checkpoint is written, without a copy being made: only `step_done` may change these
+        tensors, since the last completed step may be saved while the next one is under way.
+        """
+
+    def load_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Restores `tensors` (given on the CPU), after `load_state_dict` and before the first `prepare`. Raises
+        `KeyError` or `ValueError` where they are not this task's."""
 
     def close(self) -> None:
         """Ends what the task started, such as processes of verifiers; called once, also after a failure."""
