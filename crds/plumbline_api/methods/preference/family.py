@@ -25,11 +25,29 @@ class PreferenceObjective(Family):
     needs_tokens: ClassVar[bool] = False
     """Whether the loss sees each token's log-probability and not only their sum."""
 
+    needs_prefix: ClassVar[bool] = False
+    """Whether rows carry a `prefix`: text after the prompt that both completions continue and that bears no loss."""
+
+    moves_reference: ClassVar[bool] = False
+    """Whether the reference's parameters change during the run; its parameters then have `mix` and `every_steps`.
+    Log-probabilities under such a reference cannot be cached."""
+
     needs_whole_step: ClassVar[bool] = False
     """Whether a row's loss depends on all rows of the optimizer step. They are then scored without gradients first."""
 
+    needs_reference_kl: ClassVar[bool] = False
+    """Whether the divergence between reference and policy over the vocabulary enters the loss, with its gradient."""
+
     draws_samples: ClassVar[bool] = False
     """Whether completions drawn from the reference enter the loss; its parameters then have `samples_per_prompt`."""
+
+    needs_revisions: ClassVar[bool] = False
+    """Whether each completion is also scored as a revision of the other and of itself; its parameters then have
+    `revision_template` and `revision_request`."""
+
+    masked_likelihood: ClassVar[bool] = False
+    """Whether the model is a masked diffusion language model, whose log-probabilities are estimated from masked copies
+    drawn anew in every step; its parameters then have `samples`, `masks_per_step` and `shared_noise`."""
 
     smallest_batch: ClassVar[int] = 1
     """Fewest rows of a step from which the loss can be computed."""
