@@ -7,6 +7,7 @@ from plumbline_api.methods.preference import (  # noqa: F401  (importing a modul
     direct,
     reference_free,
     reward_model,
+    self_improving,
     supervised,
     unpaired,
 )

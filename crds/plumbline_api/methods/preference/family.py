@@ -49,6 +49,14 @@ class PreferenceObjective(Family):
     """Whether the model is a masked diffusion language model, whose log-probabilities are estimated from masked copies
     drawn anew in every step; its parameters then have `samples`, `masks_per_step` and `shared_noise`."""
 
+    needs_revisions: ClassVar[bool] = False
+    """Whether each completion is also scored as a revision of the other and of itself; its parameters then have
+    `revision_template` and `revision_request`."""
+
+    masked_likelihood: ClassVar[bool] = False
+    """Whether the model is a masked diffusion language model, whose log-probabilities are estimated from masked copies
+    drawn anew in every step; its parameters then have `samples`, `masks_per_step` and `shared_noise`."""
+
     smallest_batch: ClassVar[int] = 1
     """Fewest rows of a step from which the loss can be computed."""
 

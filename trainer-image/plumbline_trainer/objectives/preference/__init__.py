@@ -4,6 +4,7 @@ from plumbline_trainer.objectives.preference import (  # noqa: F401
     direct,
     reference_free,
     reward_model,
+    self_improving,
     supervised,
     unpaired,
 )

@@ -75,6 +75,23 @@ class Completions:
 
 
 @dataclass(frozen=True)
+class Revisions:
+    """The completions of B pairs once more, each as a revision of an answer that the model is shown: y|(x, answer)."""
+
+    chosen_given_rejected: Completions
+    """y_w where the answer is y_l."""
+
+    rejected_given_chosen: Completions
+    """y_l where the answer is y_w."""
+
+    rejected_given_rejected: Completions
+    """y_l where the answer is y_l: the revision keeps it."""
+
+    chosen_given_chosen: Completions
+    """y_w where the answer is y_w."""
+
+
+@dataclass(frozen=True)
 class Pairs:
     """B pairs of completions of the same prompt."""
 
@@ -90,6 +107,9 @@ class Pairs:
 
     samples: Completions | None = None
     """[B, S]: completions of each prompt drawn from the reference; only for objectives that declare `draws_samples`."""
+
+    revisions: Revisions | None = None
+    """Only for objectives that declare `needs_revisions`."""
 
 
 @dataclass(frozen=True)
