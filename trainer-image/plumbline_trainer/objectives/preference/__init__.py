@@ -1,9 +1,13 @@
 """The preference objectives: pure functions on log-probabilities. Importing this package registers all of them."""
 
 from plumbline_trainer.objectives.preference import (  # noqa: F401
+    calibrated,
     direct,
+    length_controlled,
+    likelihood_anchored,
     reference_free,
     reward_model,
+    scored,
     self_improving,
     supervised,
     unpaired,
