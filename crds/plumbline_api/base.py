@@ -17,7 +17,7 @@ trainer's registries all read it from there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, model_validator
@@ -137,20 +137,26 @@ class Choice(ApiModel):
 
         class OptimizerChoice(Choice, family=Optimizer):
             '''The update rule: exactly one optimizer.'''
+
+    `only` leaves out the members for which it is false.
     """
 
     family: ClassVar[type[Family]] = Family
 
-    def __init_subclass__(cls, family: type[Family] | None = None, **kwargs: Any) -> None:
+    def __init_subclass__(
+        cls, family: type[Family] | None = None, only: Callable[[Any], bool] | None = None, **kwargs: Any
+    ) -> None:
         super().__init_subclass__(**kwargs)
 
     @classmethod
-    def __pydantic_init_subclass__(cls, family: type[Family] | None = None, **kwargs: Any) -> None:
+    def __pydantic_init_subclass__(
+        cls, family: type[Family] | None = None, only: Callable[[Any], bool] | None = None, **kwargs: Any
+    ) -> None:
         super().__pydantic_init_subclass__(**kwargs)
         if family is None:
             raise TypeError(f"{cls.__name__} must name its family: class {cls.__name__}(Choice, family=...)")
         cls.family = family
-        for member in family.members():
+        for member in filter(only, family.members()):
             optional: Any = member | None
             cls.model_fields[member.member_key] = FieldInfo(
                 annotation=optional,

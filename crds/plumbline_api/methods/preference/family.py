@@ -22,6 +22,9 @@ class PreferenceObjective(Family):
     needs_scores: ClassVar[bool] = False
     """Whether rows must carry scores of their completions."""
 
+    scores_are_probabilities: ClassVar[bool] = False
+    """Whether those scores must lie between 0 and 1."""
+
     needs_tokens: ClassVar[bool] = False
     """Whether the loss sees each token's log-probability and not only their sum."""
 
@@ -49,16 +52,12 @@ class PreferenceObjective(Family):
     """Whether the model is a masked diffusion language model, whose log-probabilities are estimated from masked copies
     drawn anew in every step; its parameters then have `samples`, `masks_per_step` and `shared_noise`."""
 
-    needs_revisions: ClassVar[bool] = False
-    """Whether each completion is also scored as a revision of the other and of itself; its parameters then have
-    `revision_template` and `revision_request`."""
-
-    masked_likelihood: ClassVar[bool] = False
-    """Whether the model is a masked diffusion language model, whose log-probabilities are estimated from masked copies
-    drawn anew in every step; its parameters then have `samples`, `masks_per_step` and `shared_noise`."""
-
     smallest_batch: ClassVar[int] = 1
     """Fewest rows of a step from which the loss can be computed."""
 
     trains_scalar_head: ClassVar[bool] = False
     """Whether the result is a reward model (`AutoModelForSequenceClassification`) and not a language model."""
+
+    def parts(self) -> list[PreferenceObjective]:
+        """The objectives that make up this one, whose needs count: itself, or the terms of a sum."""
+        return [self]
