@@ -17,14 +17,12 @@ from plumbline_api.methods.preference.family import PreferenceObjective
 from plumbline_api.methods.preference.reference_free import Simpo
 from plumbline_api.methods.preference.reward_model import RewardModel
 from plumbline_api.methods.preference.supervised import Sft
-from plumbline_api.methods.preference.unpaired import Kto
 from plumbline_trainer.objectives import policy, preference  # noqa: F401  (registers the objectives)
 from plumbline_trainer.objectives.preference.direct import dpo, ipo
 from plumbline_trainer.objectives.preference.inputs import Demonstrations
 from plumbline_trainer.objectives.preference.reference_free import simpo
 from plumbline_trainer.objectives.preference.reward_model import reward_model
 from plumbline_trainer.objectives.preference.supervised import sft
-from plumbline_trainer.objectives.preference.unpaired import kto, kto_reference_point
 from plumbline_trainer.objectives.registry import (
     POLICY_OBJECTIVES,
     PREFERENCE_OBJECTIVES,
@@ -36,8 +34,6 @@ from tests.trainer.objectives.records import (
     pair,
     pairs_of,
     scores_of,
-    unpaired,
-    unpaired_of,
     vector,
 )
 
@@ -81,19 +77,6 @@ def test_simpo_by_hand() -> None:
     losses, metrics = simpo(Simpo(beta=2, gamma=1), given_pair)
     assert losses.tolist() == pytest.approx([0.04858735157374196], abs=1e-12)
     assert (metrics["rewards/chosen"].value, metrics["rewards/rejected"].value) == (-4, -8)
-
-
-def test_kto_by_hand() -> None:
-    """beta (h - z0) = 0.2 x 0.5 = 0.1: desirable 1 - s(0.1) = 0.4750208; undesirable 3 (1 - s(-0.1)) = 1.5749376."""
-    parameters = Kto(beta=0.2, undesirable_weight=3)
-    good, metrics = kto(parameters, unpaired(1.0, True, 0.5))
-    bad, bad_metrics = kto(parameters, unpaired(1.0, False, 0.5))
-    assert good.tolist() == pytest.approx([0.47502081252106], abs=1e-12)
-    assert bad.tolist() == pytest.approx([1.57493756243682], abs=1e-12)
-    assert metrics["rewards/desirable"].value == pytest.approx(0.2)
-    assert math.isnan(metrics["rewards/undesirable"].value), "a mean over no rows is not zero"
-    assert (metrics["rewards/accuracy"].value, bad_metrics["rewards/accuracy"].value) == (1, 0)
-    assert metrics["kl"].value == 0.5
 
 
 def test_reward_model_by_hand() -> None:
@@ -143,17 +126,6 @@ def test_ipo_is_the_squared_distance_of_the_log_of_a_ratio_of_ratios(
     assert losses.item() == pytest.approx((math.log(ratio) - 1 / (2 * tau)) ** 2, rel=1e-7, abs=1e-9)
 
 
-@given(st.floats(-4, 4), st.floats(0, 2), positive, st.booleans(), positive, positive)
-def test_kto_is_the_weight_minus_the_value(
-    h: float, point: float, beta: float, good: bool, desirable: float, undesirable: float
-) -> None:
-    """Eq. 8: lambda_y - v(x, y), with v = lambda_y s(+-beta (r - z0)); 1 - s(x) = (1 - tanh(x/2)) / 2."""
-    parameters = Kto(beta=beta, desirable_weight=desirable, undesirable_weight=undesirable)
-    losses, _ = kto(parameters, unpaired(h, good, point))
-    weight, signed = (desirable, h - point) if good else (undesirable, point - h)
-    assert losses.item() == pytest.approx(weight * (1 - math.tanh(beta * signed / 2)) / 2, rel=1e-9)
-
-
 # --- optima, limits and symmetries ------------------------------------------------------------------------------------
 
 
@@ -199,21 +171,6 @@ def test_at_the_start_every_reference_objective_has_its_known_value_and_no_prefe
         assert metrics["rewards/accuracy"].value == 0.5, "a tie counts as half"
 
 
-# --- the reference point of KTO ---------------------------------------------------------------------------------------
-
-
-def test_kto_s_reference_point_is_the_mean_log_ratio_of_the_whole_batch_and_never_negative() -> None:
-    policy_logprobs, reference = vector(-1, -2, -6), vector(-2, -4, -3)
-    assert kto_reference_point(policy_logprobs, reference).item() == pytest.approx(0.0)
-    assert kto_reference_point(policy_logprobs[:2], reference[:2]).item() == pytest.approx(1.5)
-    assert kto_reference_point(vector(-9), vector(-1)).item() == 0
-
-
-def test_no_gradient_flows_through_kto_s_reference_point() -> None:
-    mismatched = vector(-1, -2).requires_grad_()
-    assert not kto_reference_point(mismatched, vector(-3, -3)).requires_grad
-
-
 # --- gradients --------------------------------------------------------------------------------------------------------
 
 
@@ -239,11 +196,6 @@ def test_gradients_of_the_other_objectives_equal_finite_differences() -> None:
     torch.autograd.gradcheck(lambda w, r: simpo(Simpo(), pairs_of(w, r, *counts))[0], [chosen, rejected])
     torch.autograd.gradcheck(
         lambda w, r: reward_model(RewardModel(centering_coefficient=0.1), scores_of(w, r))[0], [chosen, rejected]
-    )
-    labels = torch.tensor([True, False])
-    point = torch.tensor(0.3, dtype=torch.float64)
-    torch.autograd.gradcheck(
-        lambda c, r: kto(Kto(undesirable_weight=2), unpaired_of(c, r, labels, point))[0], [chosen, rejected]
     )
 
 

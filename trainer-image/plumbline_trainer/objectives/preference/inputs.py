@@ -34,6 +34,10 @@ class TokenLogprobs:
     reference: torch.Tensor | None = None
     """[B, T] float, without gradient; None for objectives without a reference."""
 
+    typical: torch.Tensor | None = None
+    """[B, T] float, without gradient: what a typical token has for a log-probability at each position, given by
+    `weighting.typical_logprobs`; only for pair weightings that declare `needs_tokens`."""
+
 
 @dataclass(frozen=True)
 class Completions:
@@ -52,7 +56,11 @@ class Completions:
     """[B] float: the data's score of the completion, higher is better; None where the data has none."""
 
     by_token: TokenLogprobs | None = None
-    """Only for objectives that declare `needs_tokens`."""
+    """Only for objectives and pair weightings that declare `needs_tokens`."""
+
+    reference_kl: torch.Tensor | None = None
+    """[B] float, with gradient: sum over completion positions of KL(pi_ref(.|x, y_<t) || pi(.|x, y_<t)), taken over
+    the whole vocabulary; only for objectives that declare `needs_reference_kl`."""
 
     @property
     def log_ratio(self) -> torch.Tensor:
@@ -123,6 +131,10 @@ class Unpaired:
 
     reference_point: torch.Tensor | None = None
     """KTO's z_0, scalar without gradient; see `unpaired.kto_reference_point`."""
+
+    running_reward: torch.Tensor | None = None
+    """[2] float, without gradient: BCO's running means of the rewards of desirable and of undesirable rows, this step
+    included; see `unpaired.updated_running_reward`."""
 
     whole_step: Unpaired | None = None
     positions: torch.Tensor | None = None
