@@ -33,10 +33,13 @@ tiny-model: environment ## train the small real model of demo, examples and test
 images: ## build operator and trainer image and load them into the cluster, if one runs
 	@$(PYTHON) images/build.py all
 
+bench-preference: environment ## measure our DPO against TRL's (docs/benchmarks.md); ARGS="--model 100m"
+	@$(RUN) -m bench.preference $(ARGS)
+
 cluster-up: ## bring up a local Kubernetes
 	@$(PYTHON) -m cluster up
 
 cluster-down: ## stop it and restore the machine
 	@$(PYTHON) -m cluster down
 
-.PHONY: help environment demo test e2e lint crds crd-conformance tiny-model images cluster-up cluster-down
+.PHONY: help environment demo test e2e lint crds crd-conformance tiny-model images bench-preference cluster-up cluster-down
