@@ -10,10 +10,18 @@ from plumbline_api.base import ApiModel
 from plumbline_api.job import JOB_NAME_RULES, JobSpec, ObjectMeta
 from plumbline_api.methods.preference.choice import PreferenceObjectiveChoice
 from plumbline_api.methods.preference.family import PreferenceObjective
-from plumbline_api.rules import Rule, any_of, field, has
+from plumbline_api.preference_data import PreferenceJobData
+from plumbline_api.rules import Expression, Rule, any_of, field, has
 from plumbline_api.status import JobStatus
 
+_PAIRS = [member for member in PreferenceObjective.members() if member.data_shape == "pairs"]
+_LISTS = [member for member in PreferenceObjective.members() if member.data_shape == "lists"]
 _REFERENCE_FREE = [member.member_key for member in PreferenceObjective.members() if not member.needs_reference]
+
+
+def _one_of(members: list[type[PreferenceObjective]]) -> Expression:
+    """One of these objectives is the job's."""
+    return any_of([has(f"objective.{member.member_key}") for member in members])
 
 
 class PreferenceJobSpec(JobSpec):
@@ -40,7 +48,34 @@ class PreferenceJobSpec(JobSpec):
             for member in PreferenceObjective.members()
             if member.smallest_batch > 1
         ),
+        Rule(
+            _one_of(_PAIRS).when(has("data.pairing")),
+            "data.pairing must not be set: this objective does not learn from pairs",
+            path="data.pairing",
+        ),
+        Rule(
+            ~(has("data.pairing.safeAndShorter") & _one_of([member for member in _PAIRS if member.needs_scores])),
+            "data.pairing.safeAndShorter must not be set: its pairs have no scores, and this objective needs them",
+            path="data.pairing.safeAndShorter",
+        ),
+        Rule(
+            _one_of([member for member in _PAIRS if not member.needs_scores]).when(has("data.lengthInstruction")),
+            "data.lengthInstruction must not be set: it can turn a pair round, which needs an objective on pairs without scores",
+            path="data.lengthInstruction",
+        ),
+        Rule(
+            _one_of(_PAIRS).when(field("data.filters.dropEqualTexts")),
+            "data.filters.dropEqualTexts must not be set: this objective does not learn from pairs",
+            path="data.filters.dropEqualTexts",
+        ),
+        Rule(
+            _one_of(_PAIRS + _LISTS).when(has("data.filters.maxLengthRatio")),
+            "data.filters.maxLengthRatio must not be set: rows of this objective have one completion",
+            path="data.filters.maxLengthRatio",
+        ),
     )
+
+    data: PreferenceJobData = Field(description="The rows that the job learns from and is measured on.")
 
     objective: PreferenceObjectiveChoice = Field(
         description="What the job minimises: exactly one method with its parameters."

@@ -10,7 +10,7 @@ from plumbline_api.base import ApiModel, Family
 from plumbline_api.job import JOB_NAME_RULES, JobSpec, ObjectMeta
 from plumbline_api.methods.policy import Advantage, AdvantageChoice, PolicyObjective, PolicyObjectiveChoice
 from plumbline_api.rules import Expression, Rule, any_of, field, has, some
-from plumbline_api.sources import Reward
+from plumbline_api.sources import PromptData, Reward
 from plumbline_api.status import JobStatus
 
 _GROUP_BASELINES = [member.member_key for member in Advantage.members() if member.needs_group]
@@ -92,6 +92,7 @@ class RLVRJobSpec(JobSpec):
         ),
     )
 
+    data: PromptData = Field(description="The prompts that the job learns from and is measured on.")
     objective: PolicyObjectiveChoice = Field(
         description="The policy-gradient objective: exactly one method with its parameters."
     )

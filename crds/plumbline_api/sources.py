@@ -69,6 +69,36 @@ class DatasetColumns(ApiModel):
         "label", min_length=1, max_length=128, description="true if the completion is desirable (unpaired)."
     )
     answer: str = Field("answer", min_length=1, max_length=128, description="Reference answer (RLVR).")
+    completions: str = Field(
+        "completions", min_length=1, max_length=128, description="List of completions of the prompt (lists)."
+    )
+    scores: str = Field(
+        "scores",
+        min_length=1,
+        max_length=128,
+        description="List of numbers, one a completion; higher is better (lists).",
+    )
+    safe: str = Field(
+        "safe", min_length=1, max_length=128, description="List of true or false, one a completion (lists)."
+    )
+    chosen_score: str = Field(
+        "score_chosen", min_length=1, max_length=128, description="Score of the preferred completion (pairs)."
+    )
+    rejected_score: str = Field(
+        "score_rejected", min_length=1, max_length=128, description="Score of the other completion (pairs)."
+    )
+    prefix: str = Field(
+        "prefix",
+        min_length=1,
+        max_length=128,
+        description="Beginning of the assistant's answer that both completions continue (pairs of steps).",
+    )
+    final: str = Field(
+        "final",
+        min_length=1,
+        max_length=128,
+        description="Whether the completions of a row with a prefix end the answer; where the column is missing they are steps after which it goes on (pairs of steps).",
+    )
 
 
 class Dataset(ApiModel):
@@ -91,15 +121,21 @@ class Dataset(ApiModel):
 
 
 class Data(ApiModel):
-    """The rows that the job learns from and is measured on."""
+    """The rows that a job learns from and is measured on: what both kinds of job share."""
 
-    train: Dataset = Field(description="Rows to learn from.")
+    train: Dataset | None = Field(None, description="Rows to learn from.")
     evaluation: Dataset | None = Field(None, description="Held-out rows; without them nothing is evaluated.")
     overlong: Literal["refuse", "drop", "truncate"] = Field(
         "refuse",
         description="What happens to a row whose prompt or completion is longer than training.maxPromptTokens or training.maxCompletionTokens: the job is refused naming the row, the row is dropped and counted, or the prompt loses its beginning and the completion its end.",
     )
     shuffle: bool = Field(True, description="Order rows anew in every epoch, by seed; false keeps the file's order.")
+
+
+class PromptData(Data):
+    """The prompts that the job learns from and is measured on."""
+
+    train: Dataset = Field(description="Rows to learn from.")
 
 
 _A_MODEL_IS_A_DIRECTORY = Rule(

@@ -14,6 +14,7 @@ from plumbline_api.contract import EXIT_REASONS, RETRYABLE_EXIT_CODES, ExitCode
 from plumbline_api.job import MUTABLE_SPEC_FIELDS, JobSpec
 from plumbline_api.messages import nested_model
 from plumbline_api.methods.optimization import OptimizerChoice, PeftChoice, ScheduleChoice
+from plumbline_api.methods.pairing_choice import PairingChoice
 from plumbline_api.methods.policy import AdvantageChoice, PolicyObjectiveChoice
 from plumbline_api.methods.preference.choice import PreferenceObjectiveChoice
 from plumbline_api.methods.verifiers import VerifierChoice
@@ -29,6 +30,7 @@ METHODS: tuple[tuple[str, type[Choice]], ...] = (
     ("Preference objectives: `PreferenceJob.spec.objective`", PreferenceObjectiveChoice),
     ("Policy objectives: `RLVRJob.spec.objective`", PolicyObjectiveChoice),
     ("Advantages: `RLVRJob.spec.advantage`", AdvantageChoice),
+    ("Pairings: `PreferenceJob.spec.data.pairing`", PairingChoice),
     ("Verifiers: `RLVRJob.spec.rewards[].verifier`", VerifierChoice),
     ("Optimizers: `spec.optimizer`", OptimizerChoice),
     ("Schedules: `spec.schedule`", ScheduleChoice),
@@ -116,7 +118,7 @@ def _methods(title: str, choice: type[Choice]) -> Iterator[str]:
 def _table(model: type[ApiModel], without: type[ApiModel] | None = None, status: bool = False) -> Iterator[str]:
     """A table of the model's fields, nested blocks included, and the list of its rules."""
     schema = structural_schema(model)
-    rows = list(_rows(model, schema, "", inherited=set(without.model_fields) if without else set(), status=status))
+    rows = list(_rows(model, schema, "", without, status=status))
     yield from (
         ("| field | type | meaning |", "|---|---|---|")
         if status
@@ -124,7 +126,7 @@ def _table(model: type[ApiModel], without: type[ApiModel] | None = None, status:
     )
     yield from rows
     yield ""
-    known = {rule.message for rule in without.rules} if without else set()
+    known = {message for _, message in _rules(without, "")} if without else set()
     rules = [(path, message) for path, message in _rules(model, "") if message not in known]
     if rules:
         yield from ("Rules:", "")
@@ -132,14 +134,20 @@ def _table(model: type[ApiModel], without: type[ApiModel] | None = None, status:
         yield ""
 
 
-def _rows(model: type[ApiModel], schema: Schema, prefix: str, inherited: set[str], status: bool) -> Iterator[str]:
+def _rows(
+    model: type[ApiModel], schema: Schema, prefix: str, without: type[ApiModel] | None, status: bool
+) -> Iterator[str]:
     for name, declared in model.model_fields.items():
-        if name in inherited:
-            continue
         wire_name = declared.alias or name
         inner = schema["properties"][wire_name]
         path = f"{prefix}{wire_name}"
         nested = nested_model(declared.annotation)
+        known = without.model_fields.get(name) if without else None
+        if known is not None:
+            general = nested_model(known.annotation)
+            if nested and general and nested is not general:  # the block of that name has more fields here
+                yield from _rows(nested, inner, f"{path}.", general, status)
+            continue
         cells = [f"`{path}`", _type(declared, inner, nested)]
         if not status:
             cells += [_default(wire_name, schema, inner), _bounds(inner)]
@@ -147,7 +155,7 @@ def _rows(model: type[ApiModel], schema: Schema, prefix: str, inherited: set[str
         if nested and not issubclass(nested, Choice):
             items = inner.get("items", inner)
             suffix = "[]." if inner["type"] == "array" else "."
-            yield from _rows(nested, items, path + suffix, set(), status)
+            yield from _rows(nested, items, path + suffix, None, status)
 
 
 def _rules(model: type[ApiModel], prefix: str) -> Iterator[tuple[str, str]]:

@@ -17,7 +17,8 @@ PAIR = {"prompt": "p", "chosen": "good", "rejected": "bad"}
 
 def shaped(shape: Any, *rows: dict[str, Any], columns: DatasetColumns | None = None) -> list[Any]:
     found = [FileRow(f"train.jsonl:{number}", row) for number, row in enumerate(rows, start=17)]
-    return shape_rows(found, columns or DatasetColumns(), shape)
+    rows, _ = shape_rows(found, columns or DatasetColumns(), shape)
+    return rows
 
 
 def test_the_four_shapes() -> None:
@@ -63,7 +64,8 @@ def test_an_answer_may_be_missing_because_not_every_verifier_needs_one(answer: s
         (
             "pairs",
             PAIR | {"chosen": MESSAGES},
-            "chosen must be text or a list of one assistant message, found 2",
+            "chosen must be text, a list of one assistant message, or the prompt's messages and one assistant message; "
+            "found 2 messages",
         ),
         ("pairs", PAIR | {"prompt": {"a": 1}}, "prompt must be text or a list of chat messages, found an object"),
         ("pairs", PAIR | {"prompt": "  "}, "prompt is empty"),

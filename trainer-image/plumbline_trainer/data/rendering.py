@@ -37,15 +37,17 @@ class Renderer:
             return _as_text(prompt)
         return self._template(_as_messages(prompt), add_generation_prompt=True)
 
-    def completion_text(self, prompt: Prompt, completion: str) -> str:
+    def completion_text(self, prompt: Prompt, completion: str, prefix: str = "") -> str:
         """The completion as the model should write it, with whatever ends the assistant's turn in the template.
 
-        Templates that rewrite earlier turns make prompt and conversation diverge; then the plain completion is used.
+        `prefix` is what the assistant has said already. Templates that rewrite earlier turns make prompt and
+        conversation diverge; then the plain completion is used.
         """
-        if not self.has_template:
-            return completion
-        before = self.prompt_text(prompt)
-        answer = {"role": "assistant", "content": completion}
+        return self._turn(self.prompt_text(prompt), prompt, completion, prefix) if self.has_template else completion
+
+    def _turn(self, prompt_text: str, prompt: Prompt, completion: str, prefix: str) -> str:
+        before = prompt_text + prefix
+        answer = {"role": "assistant", "content": prefix + completion}
         whole = self._template([*_as_messages(prompt), answer], add_generation_prompt=False)
         turn = whole[len(before) :]
         if not whole.startswith(before) or completion.strip() not in turn:
@@ -53,15 +55,21 @@ class Renderer:
         # what stands between the end of the turn and the next one is not the assistant's to write
         return turn.rstrip() if turn.rstrip().endswith(self._special_tokens) else turn
 
-    def prompt_ids(self, prompts: Sequence[Prompt], places: Sequence[str] | None = None) -> list[list[int]]:
+    def prompt_ids(
+        self,
+        prompts: Sequence[Prompt],
+        places: Sequence[str] | None = None,
+        prefixes: Sequence[str] | None = None,
+    ) -> list[list[int]]:
         """Token ids of prompts, each at least one token long.
 
-        `places` says where each prompt stands, for the `DataError` when the template refuses one.
+        `places` says where each prompt stands, for the `DataError` when the template refuses one. `prefixes` are
+        beginnings of the assistant's answers: each stands after its prompt, in a turn that is still open.
         """
         rendered = []
         for index, prompt in enumerate(prompts):
             with _placed(places, index):
-                rendered.append(self.prompt_text(prompt))
+                rendered.append(self.prompt_text(prompt) + (prefixes[index] if prefixes else ""))
         every = self._tokenize(rendered, add_special_tokens=not self.has_template)
         eos = self.tokenizer.eos_token_id
         if not self.has_template:
@@ -70,15 +78,34 @@ class Renderer:
         return [ids or [start] for ids in every]
 
     def completion_ids(
-        self, prompts: Sequence[Prompt], completions: Sequence[str], places: Sequence[str] | None = None
+        self,
+        prompts: Sequence[Prompt],
+        completions: Sequence[str],
+        places: Sequence[str] | None = None,
+        prefixes: Sequence[str] | None = None,
+        final: Sequence[bool] | None = None,
     ) -> list[list[int]]:
-        """Token ids of completions; each ends with the special token that ends the assistant's turn, else with EOS."""
-        texts = []
+        """Token ids of completions; each ends with the special token that ends the assistant's turn, else with EOS.
+
+        `prefixes` are what the assistant has said before each completion. Where `final` is false the completion is a
+        step after which the answer goes on: it is taken as it stands, and nothing ends it.
+        """
+        texts: list[str] = []
+        ends = final or [True] * len(completions)
+        last: tuple[Prompt, str] | None = None
         for index, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+            if not self.has_template or not ends[index]:
+                texts.append(completion)
+                continue
             with _placed(places, index):
-                texts.append(self.completion_text(prompt, completion))
+                if last is None or last[0] is not prompt:  # completions of one prompt stand side by side
+                    last = (prompt, self.prompt_text(prompt))
+                texts.append(self._turn(last[1], prompt, completion, prefixes[index] if prefixes else ""))
         every = self._tokenize(texts, add_special_tokens=False)
-        return [ids if ids and ids[-1] in self._special_ids else [*ids, self.tokenizer.eos_token_id] for ids in every]
+        return [self._ended(ids) if end else ids for ids, end in zip(every, ends, strict=True)]
+
+    def _ended(self, ids: list[int]) -> list[int]:
+        return ids if ids and ids[-1] in self._special_ids else [*ids, self.tokenizer.eos_token_id]
 
     def _tokenize(self, texts: Sequence[str], *, add_special_tokens: bool) -> list[list[int]]:
         if not texts:

@@ -1,22 +1,32 @@
-"""The shapes of rows: pairs, unpaired, completions, prompts. Malformed rows are refused by file and line."""
+"""The shapes of rows: pairs, unpaired, completions, lists, prompts. Malformed rows are refused by file and line."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from plumbline_api.methods.preference.family import DataShape
 from plumbline_api.sources import Dataset, DatasetColumns
+from plumbline_trainer.data.conversations import (
+    BadRow,
+    Message,
+    Prompt,
+    present,
+    read_completion,
+    read_exchange,
+    read_prompt,
+)
 from plumbline_trainer.data.files import FileRow, digest, json_type, read_rows
 from plumbline_trainer.failures import DataError
 
-Message = dict[str, str]
-Prompt = str | list[Message]
-"""Plain text, or chat messages `{"role": ..., "content": ...}` of which the last is not the assistant's."""
+__all__ = ["CompletionRow", "ListRow", "Message", "PairRow", "Prompt", "PromptRow", "UnpairedRow", "load_rows"]
 
 MAX_LISTED = 5
 """Bad rows that a message names before it only counts them."""
+
+LARGEST_SCORE = 1e18
+"""Differences of scores, and their powers relative to each other, then stay far from what 32 bits can hold."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +37,16 @@ class PairRow:
     prompt: Prompt
     chosen: str
     rejected: str
+
+    prefix: str = ""
+    """Beginning of the assistant's answer, which both completions continue."""
+
+    final: bool = True
+    """Whether the completions end the assistant's answer; steps in its midst do not."""
+
+    chosen_score: float | None = None
+    rejected_score: float | None = None
+    """Both or neither."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +69,21 @@ class CompletionRow:
 
 
 @dataclass(frozen=True)
+class ListRow:
+    """A prompt with K >= 2 completions and what is known about each."""
+
+    place: str
+    prompt: Prompt
+    completions: list[str]
+
+    scores: list[float] | None = None
+    """K numbers, higher is better."""
+
+    safe: list[bool] | None = None
+    """Which of the K completions are safe."""
+
+
+@dataclass(frozen=True)
 class PromptRow:
     """A prompt to be answered, with what verifiers need."""
 
@@ -61,9 +96,10 @@ class PromptRow:
     """All columns of the file's row."""
 
 
-PreferenceRow = PairRow | UnpairedRow | CompletionRow
 Shape = DataShape | Literal["prompts"]
-RowType = TypeVar("RowType", bound=PreferenceRow | PromptRow)
+
+Needed = Mapping[str, str]
+"""Field of `DatasetColumns` that rows of this job must fill -> what needs it, such as `objective.odpo`."""
 
 
 @dataclass(frozen=True)
@@ -72,13 +108,24 @@ class Rows:
 
     rows: list[Any]
     digest: str
+    rows_in_file: int
+    equal_texts: int = 0
+    """Pairs that were left out because they state no preference."""
 
 
-class _BadRow(Exception):
-    """What is wrong with a row, without its place."""
+class _EqualTexts(BadRow):
+    """A pair of equal completions."""
 
 
-def load_rows(location: str, dataset: Dataset, shape: Shape, *, max_rows: int | None = None) -> Rows:
+def load_rows(
+    location: str,
+    dataset: Dataset,
+    shape: Shape,
+    *,
+    max_rows: int | None = None,
+    needed: Needed | None = None,
+    drop_equal_texts: bool = False,
+) -> Rows:
     """Reads and checks the rows of `dataset`, whose file is at `location`.
 
     `max_rows` limits the data set further than `dataset.max_rows` does. Raises `DataError` that names the first bad
@@ -86,21 +133,33 @@ def load_rows(location: str, dataset: Dataset, shape: Shape, *, max_rows: int | 
     """
     limits = [limit for limit in (dataset.max_rows, max_rows) if limit is not None]
     found = read_rows(location, file_format=dataset.format, max_rows=min(limits, default=None))
-    return Rows(shape_rows(found, dataset.columns, shape), digest(found))
+    rows, equal_texts = shape_rows(found, dataset.columns, shape, needed=needed, drop_equal_texts=drop_equal_texts)
+    return Rows(rows, digest(found), len(found), equal_texts)
 
 
-def shape_rows(found: Sequence[FileRow], columns: DatasetColumns, shape: Shape) -> list[Any]:
-    """Checks file rows and gives them their shape."""
+def shape_rows(
+    found: Sequence[FileRow],
+    columns: DatasetColumns,
+    shape: Shape,
+    *,
+    needed: Needed | None = None,
+    drop_equal_texts: bool = False,
+) -> tuple[list[Any], int]:
+    """Checks file rows and gives them their shape; returns them and the number of pairs dropped for equal texts."""
     parse = _PARSERS[shape]
-    rows, problems = [], []
+    rows, problems, equal = [], [], 0
     for row in found:
         try:
-            rows.append(parse(row, columns))
-        except _BadRow as error:
+            rows.append(parse(row, columns, needed or {}))
+        except _EqualTexts as error:
+            equal += 1
+            if not drop_equal_texts:
+                problems.append(f"{row.place}: {error}")
+        except BadRow as error:
             problems.append(f"{row.place}: {error}")
     if problems:
         raise DataError(listed(problems, "bad rows"))
-    return rows
+    return rows, equal
 
 
 def listed(problems: Sequence[str], what: str) -> str:
@@ -110,83 +169,102 @@ def listed(problems: Sequence[str], what: str) -> str:
     return f"{text}\nand {rest} more {what}" if rest > 0 else text
 
 
-def _pair(row: FileRow, columns: DatasetColumns) -> PairRow:
-    chosen = _completion(row, columns.chosen)
-    rejected = _completion(row, columns.rejected)
+def _pair(row: FileRow, columns: DatasetColumns, needed: Needed) -> PairRow:
+    prompt, (chosen, rejected) = read_exchange(row.values, columns.prompt, [columns.chosen, columns.rejected])
+    prefix = _optional(row, columns.prefix, str, "text", needed.get("prefix")) or ""
+    final = _optional(row, columns.final, bool, "true or false", None) if prefix else True
+    scores = [
+        _number(row.values.get(name), name, needed.get(field))
+        for field, name in (("chosen_score", columns.chosen_score), ("rejected_score", columns.rejected_score))
+    ]
+    better, worse = scores if None not in scores else (None, None)
+    if needed.get("chosen_score") and better is not None and worse is not None and better < worse:
+        raise BadRow(f"{columns.chosen_score} is below {columns.rejected_score}: the scores contradict the pair")
     if chosen == rejected:
-        raise _BadRow(f"{columns.chosen} and {columns.rejected} are equal: the pair states no preference")
-    return PairRow(row.place, _prompt(row, columns.prompt), chosen, rejected)
+        raise _EqualTexts(f"{columns.chosen} and {columns.rejected} are equal: the pair states no preference")
+    return PairRow(row.place, prompt, chosen, rejected, prefix, bool(final), better, worse)
 
 
-def _unpaired(row: FileRow, columns: DatasetColumns) -> UnpairedRow:
-    label = _present(row, columns.label)
+def _unpaired(row: FileRow, columns: DatasetColumns, needed: Needed) -> UnpairedRow:
+    label = present(row.values, columns.label)
     if not isinstance(label, bool):
-        raise _BadRow(f"{columns.label} must be true or false, found {json_type(label)}")
-    return UnpairedRow(row.place, _prompt(row, columns.prompt), _completion(row, columns.completion), label)
+        raise BadRow(f"{columns.label} must be true or false, found {json_type(label)}")
+    prompt, (completion,) = read_exchange(row.values, columns.prompt, [columns.completion])
+    return UnpairedRow(row.place, prompt, completion, label)
 
 
-def _supervised(row: FileRow, columns: DatasetColumns) -> CompletionRow:
-    return CompletionRow(row.place, _prompt(row, columns.prompt), _completion(row, columns.completion))
+def _supervised(row: FileRow, columns: DatasetColumns, needed: Needed) -> CompletionRow:
+    prompt, (completion,) = read_exchange(row.values, columns.prompt, [columns.completion])
+    return CompletionRow(row.place, prompt, completion)
 
 
-def _problem(row: FileRow, columns: DatasetColumns) -> PromptRow:
-    return PromptRow(row.place, _prompt(row, columns.prompt), _answer(row, columns.answer), row.values)
+def _list(row: FileRow, columns: DatasetColumns, needed: Needed) -> ListRow:
+    prompt = read_prompt(row.values, columns.prompt)
+    values = present(row.values, columns.completions)
+    if not isinstance(values, list):
+        raise BadRow(f"{columns.completions} must be a list, found {json_type(values)}")
+    if len(values) < 2:
+        raise BadRow(f"{columns.completions} must have at least two completions, found {len(values)}")
+    completions = [read_completion(value, f"{columns.completions}[{k}]", prompt) for k, value in enumerate(values)]
+    scores = _one_each(row, columns.scores, len(completions), needed.get("scores"), _number)
+    safe = _one_each(row, columns.safe, len(completions), needed.get("safe"), _boolean)
+    return ListRow(row.place, prompt, completions, scores, safe)
 
 
-_PARSERS: dict[str, Callable[[FileRow, DatasetColumns], Any]] = {
+def _problem(row: FileRow, columns: DatasetColumns, needed: Needed) -> PromptRow:
+    return PromptRow(row.place, read_prompt(row.values, columns.prompt), _answer(row, columns.answer), row.values)
+
+
+Parser = Callable[[FileRow, DatasetColumns, Needed], Any]
+_PARSERS: dict[str, Parser] = {
     "pairs": _pair,
     "unpaired": _unpaired,
     "completions": _supervised,
+    "lists": _list,
     "prompts": _problem,
 }
 
 
-def _present(row: FileRow, column: str) -> Any:
-    if row.values.get(column) is None:
-        raise _BadRow(f"{column} is missing")
-    return row.values[column]
-
-
-def _prompt(row: FileRow, column: str) -> Prompt:
-    value = _present(row, column)
-    if isinstance(value, str):
-        if not value.strip():
-            raise _BadRow(f"{column} is empty")
-        return value
-    if not isinstance(value, list):
-        raise _BadRow(f"{column} must be text or a list of chat messages, found {json_type(value)}")
-    messages = _messages(value, column)
-    if messages[-1]["role"] == "assistant":
-        raise _BadRow(f"{column} must not end with an assistant message: that is the completion")
-    return messages
-
-
-def _completion(row: FileRow, column: str) -> str:
-    value = _present(row, column)
-    if isinstance(value, list):
-        messages = _messages(value, column)
-        if len(messages) != 1 or messages[0]["role"] != "assistant":
-            raise _BadRow(f"{column} must be text or a list of one assistant message, found {len(messages)} messages")
-        value = messages[0]["content"]
-    if not isinstance(value, str):
-        raise _BadRow(f"{column} must be text, found {json_type(value)}")
-    if not value:
-        raise _BadRow(f"{column} is empty")
+def _optional(row: FileRow, column: str, kind: type, called: str, needed_by: str | None) -> Any:
+    """The value of a column that may be missing unless something needs it."""
+    value = row.values.get(column)
+    if value is None:
+        if needed_by:
+            raise BadRow(f"{column} is missing; {needed_by} needs it")
+        return None
+    if not isinstance(value, kind):
+        raise BadRow(f"{column} must be {called}, found {json_type(value)}")
     return value
 
 
-def _messages(value: list[Any], column: str) -> list[Message]:
-    if not value:
-        raise _BadRow(f"{column} is an empty list")
-    messages = []
-    for index, message in enumerate(value):
-        if not isinstance(message, dict):
-            raise _BadRow(f"{column}[{index}] must be a message with role and content, found {json_type(message)}")
-        for key in ("role", "content"):
-            if not isinstance(message.get(key), str):
-                raise _BadRow(f"{column}[{index}].{key} must be text, found {json_type(message.get(key))}")
-        messages.append({"role": message["role"], "content": message["content"]})
-    return messages
+def _one_each(
+    row: FileRow, column: str, count: int, needed_by: str | None, read: Callable[[Any, str, str | None], Any]
+) -> list[Any] | None:
+    """A list with one value for each completion."""
+    values = _optional(row, column, list, "a list", needed_by)
+    if values is None:
+        return None
+    if len(values) != count:
+        raise BadRow(f"{column} has {len(values)} entries for {count} completions")
+    return [read(value, f"{column}[{k}]", f"completion {k}") for k, value in enumerate(values)]
+
+
+def _number(value: Any, column: str, needed_by: str | None) -> float | None:
+    if value is None:
+        if needed_by:
+            raise BadRow(f"{column} is missing; {needed_by} needs it")
+        return None
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise BadRow(f"{column} must be a number, found {json_type(value)}")
+    if not abs(value) <= LARGEST_SCORE:  # not a number compares false
+        raise BadRow(f"{column} must be a number of at most {LARGEST_SCORE:g} in size")
+    return float(value)
+
+
+def _boolean(value: Any, column: str, needed_by: str | None) -> bool:
+    if not isinstance(value, bool):
+        raise BadRow(f"{column} must be true or false, found {json_type(value)}")
+    return value
 
 
 def _answer(row: FileRow, column: str) -> str | None:
@@ -195,4 +273,4 @@ def _answer(row: FileRow, column: str) -> str | None:
         return value
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)
-    raise _BadRow(f"{column} must be text or a number, found {json_type(value)}")
+    raise BadRow(f"{column} must be text or a number, found {json_type(value)}")
