@@ -1,0 +1,1 @@
+"""Search over steps that a policy proposes and a checker accepts or refuses."""
