@@ -7,6 +7,7 @@ from pydantic import Field
 from plumbline_api.base import ApiModel, Choice
 from plumbline_api.methods.preference import (  # noqa: F401  (importing a module declares its members)
     calibrated,
+    diffusion,
     direct,
     length_controlled,
     likelihood_anchored,

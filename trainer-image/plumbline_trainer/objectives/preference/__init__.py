@@ -2,6 +2,7 @@
 
 from plumbline_trainer.objectives.preference import (  # noqa: F401
     calibrated,
+    diffusion,
     direct,
     length_controlled,
     likelihood_anchored,
