@@ -17,6 +17,7 @@ from plumbline_api.methods.preference import (  # noqa: F401  (importing a modul
     sampled,
     scored,
     self_improving,
+    stepwise,
     supervised,
     transport,
     unpaired,

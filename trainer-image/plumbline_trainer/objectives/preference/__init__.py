@@ -13,6 +13,7 @@ from plumbline_trainer.objectives.preference import (  # noqa: F401
     sampled,
     scored,
     self_improving,
+    stepwise,
     supervised,
     transport,
     unpaired,
