@@ -120,6 +120,7 @@ def test_by_hand() -> None:
             "logprobs/chosen": -1.0,
             "logprobs/rejected": -4.0,
             "improver/towards_chosen": 0.2,
+            "kl": 0.5,
             "improver/towards_rejected": -0.3,
             "improver/accuracy": 1.0,
         }
