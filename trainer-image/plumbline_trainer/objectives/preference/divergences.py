@@ -44,6 +44,6 @@ def alpha_divergence(log_ratio: torch.Tensor, alpha: float) -> torch.Tensor:
 
 def _expm1(exponent: torch.Tensor) -> torch.Tensor:
     """e^x - 1, and beyond `LARGEST_EXPONENT` its tangent there: convex, and its gradient does not vanish."""
-    excess = (exponent - LARGEST_EXPONENT).clamp(min=0)
+    excess = torch.relu(exponent - LARGEST_EXPONENT)  # its slope at 0 is 0; that of a clamp is 1
     slope = torch.exp(exponent.new_tensor(LARGEST_EXPONENT))
     return torch.expm1(exponent.clamp(max=LARGEST_EXPONENT)) + slope * excess
