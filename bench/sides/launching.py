@@ -129,6 +129,7 @@ def _environment(side: Side, threads: int, work: str, cache: Path) -> dict[str, 
         "XDG_CACHE_HOME": f"{work}/cache",
         "HF_HOME": f"{work}/huggingface",
         "HF_HUB_OFFLINE": "1",
+        "CUDA_VISIBLE_DEVICES": "",  # processors are compared: a GPU that one side finds by itself would decide it all
     }
 
 
