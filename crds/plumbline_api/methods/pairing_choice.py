@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from plumbline_api.base import Choice
-from plumbline_api.methods import pairing  # noqa: F401  (importing a module declares its members)
+from plumbline_api.methods import pairing, pairing_trees  # noqa: F401  (importing a module declares its members)
 from plumbline_api.methods.pairing import Pairing
 
 

@@ -18,6 +18,8 @@ from plumbline_trainer.data.conversations import (
     read_prompt,
 )
 from plumbline_trainer.data.files import FileRow, digest, json_type, read_rows
+from plumbline_trainer.data.search_trees import TreeRow, read_tree
+from plumbline_trainer.data.valued_steps import StepsRow, read_steps
 from plumbline_trainer.failures import DataError
 
 __all__ = ["CompletionRow", "ListRow", "Message", "PairRow", "Prompt", "PromptRow", "UnpairedRow", "load_rows"]
@@ -96,7 +98,7 @@ class PromptRow:
     """All columns of the file's row."""
 
 
-Shape = DataShape | Literal["prompts"]
+Shape = DataShape | Literal["trees", "steps", "prompts"]
 
 Needed = Mapping[str, str]
 """Field of `DatasetColumns` that rows of this job must fill -> what needs it, such as `objective.odpo`."""
@@ -171,8 +173,10 @@ def listed(problems: Sequence[str], what: str) -> str:
 
 def _pair(row: FileRow, columns: DatasetColumns, needed: Needed) -> PairRow:
     prompt, (chosen, rejected) = read_exchange(row.values, columns.prompt, [columns.chosen, columns.rejected])
-    prefix = _optional(row, columns.prefix, str, "text", needed.get("prefix")) or ""
-    final = _optional(row, columns.final, bool, "true or false", None) if prefix else True
+    prefix = _optional(row, columns.prefix, str, "text", needed.get("prefix"))
+    final = _optional(row, columns.final, bool, "true or false", None)
+    if final is None:
+        final = prefix is None
     scores = [
         _number(row.values.get(name), name, needed.get(field))
         for field, name in (("chosen_score", columns.chosen_score), ("rejected_score", columns.rejected_score))
@@ -182,7 +186,7 @@ def _pair(row: FileRow, columns: DatasetColumns, needed: Needed) -> PairRow:
         raise BadRow(f"{columns.chosen_score} is below {columns.rejected_score}: the scores contradict the pair")
     if chosen == rejected:
         raise _EqualTexts(f"{columns.chosen} and {columns.rejected} are equal: the pair states no preference")
-    return PairRow(row.place, prompt, chosen, rejected, prefix, bool(final), better, worse)
+    return PairRow(row.place, prompt, chosen, rejected, prefix or "", final, better, worse)
 
 
 def _unpaired(row: FileRow, columns: DatasetColumns, needed: Needed) -> UnpairedRow:
@@ -211,6 +215,14 @@ def _list(row: FileRow, columns: DatasetColumns, needed: Needed) -> ListRow:
     return ListRow(row.place, prompt, completions, scores, safe)
 
 
+def _tree(row: FileRow, columns: DatasetColumns, needed: Needed) -> TreeRow:
+    return TreeRow(row.place, read_prompt(row.values, columns.prompt), read_tree(row.values))
+
+
+def _steps(row: FileRow, columns: DatasetColumns, needed: Needed) -> StepsRow:
+    return StepsRow(row.place, read_prompt(row.values, columns.prompt), read_steps(row.values))
+
+
 def _problem(row: FileRow, columns: DatasetColumns, needed: Needed) -> PromptRow:
     return PromptRow(row.place, read_prompt(row.values, columns.prompt), _answer(row, columns.answer), row.values)
 
@@ -221,6 +233,8 @@ _PARSERS: dict[str, Parser] = {
     "unpaired": _unpaired,
     "completions": _supervised,
     "lists": _list,
+    "trees": _tree,
+    "steps": _steps,
     "prompts": _problem,
 }
 

@@ -18,9 +18,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from plumbline_api.sources import DatasetColumns
-from plumbline_trainer.data.conversations import BadRow, Prompt, read_prompt
-from plumbline_trainer.data.files import FileRow, json_type
+from plumbline_trainer.data.conversations import BadRow, Prompt
+from plumbline_trainer.data.files import json_type
 
 NodeId = int | str
 
@@ -81,11 +80,6 @@ class TreeRow:
     place: str
     prompt: Prompt
     tree: Tree
-
-
-def tree_row(row: FileRow, columns: DatasetColumns) -> TreeRow:
-    """Checks a row of a file. Raises `BadRow` naming the node for one that holds no tree."""
-    return TreeRow(row.place, read_prompt(row.values, columns.prompt), read_tree(row.values))
 
 
 def read_tree(values: Mapping[str, Any]) -> Tree:

@@ -20,9 +20,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from plumbline_api.sources import DatasetColumns
-from plumbline_trainer.data.conversations import BadRow, Prompt, read_prompt
-from plumbline_trainer.data.files import FileRow, json_type
+from plumbline_trainer.data.conversations import BadRow, Prompt
+from plumbline_trainer.data.files import json_type
 from plumbline_trainer.data.search_trees import read_rate, read_text
 
 
@@ -66,11 +65,6 @@ class StepsRow:
     place: str
     prompt: Prompt
     solution: ValuedSteps
-
-
-def steps_row(row: FileRow, columns: DatasetColumns) -> StepsRow:
-    """Checks a row of a file. Raises `BadRow` naming the field for a malformed one."""
-    return StepsRow(row.place, read_prompt(row.values, columns.prompt), read_steps(row.values))
 
 
 def read_steps(values: Mapping[str, Any]) -> ValuedSteps:
