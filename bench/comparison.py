@@ -50,6 +50,9 @@ class Figures:
     memory_bytes: float
     """Peak over the process as it was after its imports."""
 
+    kernel_share: float
+    """Of the CPU seconds up to the last step, the share that the kernel took."""
+
     spread: float
     """Largest over smallest CPU cost of the first epoch among the runs, minus one."""
 
@@ -93,6 +96,7 @@ def figures(reports: Sequence[Report], steps_per_epoch: int) -> Figures:
             median(report.before_steps.cpu for report in reports),
         ),
         memory_bytes=median(report.peak_bytes - report.base_bytes for report in reports),
+        kernel_share=median(_kernel_share(report) for report in reports),
         spread=max(costs) / min(costs) - 1,
         losses=[step.loss for step in reports[0].steps],
     )
@@ -132,6 +136,11 @@ def require_same_work(reports: Mapping[str, Sequence[Report]], tokens: Sequence[
             difference = loss_difference([step.loss for step in run.steps], [step.loss for step in runs[0].steps])
             if difference > LOSS_TOLERANCE:
                 raise NotComparable(f"{name}: the losses of two runs differ by {difference:.2g}")
+
+
+def _kernel_share(report: Report) -> float:
+    whole = sum((step.seconds for step in report.steps), report.loading + report.before_steps)
+    return report.kernel_seconds / whole.cpu
 
 
 def _first_epoch(report: Report, steps_per_epoch: int) -> Cost:

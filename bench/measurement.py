@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import resource
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -113,6 +114,9 @@ class Report:
     reference is computed ahead."""
 
     steps: list[Step]
+    kernel_seconds: float
+    """CPU seconds of all the above that the kernel took, mostly for handing out memory."""
+
     token_digest: str
     """Digest of all token ids that the trainer trained on."""
 
@@ -153,6 +157,8 @@ class Recorder:
         self.loading = Seconds()
         self.before_steps = Seconds()
         self.steps: list[Step] = []
+        self.kernel_seconds = 0.0
+        self._kernel_before = _kernel_seconds()
         self._last = Seconds.now()
 
     @contextmanager
@@ -175,6 +181,7 @@ class Recorder:
         self.steps.append(Step(now - self._last, loss, tokens))
         self._last = now
         self.peak_bytes = memory_bytes("VmHWM")
+        self.kernel_seconds = _kernel_seconds() - self._kernel_before
 
     def report(self, versions: dict[str, str], token_digest: str) -> Report:
         """What was measured."""
@@ -185,8 +192,13 @@ class Recorder:
             self.loading,
             self.before_steps,
             self.steps,
+            self.kernel_seconds,
             token_digest,
         )
+
+
+def _kernel_seconds() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_stime
 
 
 def memory_bytes(name: str) -> int:

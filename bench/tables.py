@@ -23,6 +23,7 @@ def figures_table(sides: Mapping[str, Figures]) -> str:
         "median step",
         "tokens/s",
         "peak memory",
+        "kernel",
         "spread",
     ]
     rows = [
@@ -34,6 +35,7 @@ def figures_table(sides: Mapping[str, Figures]) -> str:
             _cost(side.step),
             f"{side.tokens_per_second:.0f}",
             f"{side.memory_bytes / 2**20:.0f} MiB",
+            f"{side.kernel_share:.0%}",
             f"{side.spread:.1%}",
         ]
         for name, side in sides.items()

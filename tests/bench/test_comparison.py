@@ -24,18 +24,19 @@ def report(
     """A run whose steps took `cpu` seconds and `wall` times as long on the wall, each with 1000 tokens."""
     losses = losses or [0.5] * len(cpu)
     steps = [Step(Seconds(wall * seconds, seconds), loss, 1000) for seconds, loss in zip(cpu, losses, strict=True)]
-    values = {"base_bytes": 100, "peak_bytes": peak, "token_digest": "same", **changes}
+    values = {"base_bytes": 100, "peak_bytes": peak, "token_digest": "same", "kernel_seconds": 0.0, **changes}
     return Report({}, loading=Seconds(9, 9), before_steps=Seconds(wall * before, before), steps=steps, **values)
 
 
 def test_figures_by_hand() -> None:
-    side = figures([report([4.0, 2.0, 1.0, 3.0], before=6.0)], steps_per_epoch=2)
+    side = figures([report([4.0, 2.0, 1.0, 3.0], before=6.0, kernel_seconds=5.0)], steps_per_epoch=2)
     assert side.first_epoch == Cost(cpu=6.0, wall=12.0)  # (6 + 4 + 2) s over 2000 tokens; weights are not counted
     assert side.first_epoch_steps == Cost(cpu=3.0, wall=6.0)
     assert side.later_epochs == Cost(cpu=2.0, wall=4.0)
     assert side.step == Cost(cpu=2.0, wall=4.0)  # of 2, 1, 3: the first step is left out
     assert side.tokens_per_second == pytest.approx(1000 / 12)
     assert side.memory_bytes == 200
+    assert side.kernel_share == 0.2  # of 9 s reading weights, 6 s before the first step, 10 s of steps
 
 
 def test_figures_are_medians_over_runs() -> None:

@@ -32,6 +32,7 @@ def test_a_report_survives_its_file(tmp_path: Path) -> None:
         loading=Seconds(0.1, 0.2),
         before_steps=Seconds(0.3, 0.4),
         steps=[Step(Seconds(1.0, 2.0), 0.693, 100)],
+        kernel_seconds=0.5,
         token_digest="abc",
         phases={"prepare": 0.5},
         profile=[ProfiledOperation("aten::mm", [[2, 3], [3, 4]], 5, 0.6)],
