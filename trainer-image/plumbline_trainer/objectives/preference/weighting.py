@@ -36,17 +36,17 @@ def wpo_weights(parameters: Wpo, pairs: Pairs) -> torch.Tensor:
 
 
 @torch.no_grad()
-def typical_logprobs(alignment: Alignment, logits: torch.Tensor) -> torch.Tensor | None:
+def typical_logprobs(alignment: Alignment, logits: torch.Tensor) -> torch.Tensor:
     """c_t of `wpo_weights` from `logits` [..., V], as [...]: what a typical token has for a log-probability.
 
     sampled: log sum_v pi(v)^2, the log of the probability that a sampled token has on average (the sum is E[pi(v)] for
     v drawn from pi), so the factor pi(y_t) / e^c_t of sampled tokens is 1 on average. greedy: log max_v pi(v), so the
-    factor of greedy tokens is 1 and no weight is above 1. None without alignment.
+    factor of greedy tokens is 1 and no weight is above 1. none: 0, for which nobody needs to make logits.
 
     With z the logits, log pi(v) = z_v - lse(z), so log sum_v pi(v)^2 = lse(2 z) - 2 lse(z).
     """
     if alignment == "none":
-        return None
+        return torch.zeros_like(logits[..., 0])
     normalizer = torch.logsumexp(logits, dim=-1)
     if alignment == "greedy":
         return logits.amax(dim=-1) - normalizer
