@@ -14,6 +14,7 @@ class SearchTree(Pairing, key="searchTree"):
 
     reads: ClassVar = "trees"
     needs_scores: ClassVar = False
+    gives_scores: ClassVar = False
 
     rejected: Literal["error", "offPath"] = Field(
         "error",
