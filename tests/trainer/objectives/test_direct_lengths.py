@@ -23,7 +23,7 @@ positive = st.floats(0.05, 4)
 
 
 def test_by_hand() -> None:
-    """h = (1, -1), beta 0.5, lengths 2 and 5: R-DPO 1 + 0.1 (2 - 5) = 0.7; ERPO 1 - 0.5 x 3/5 = 0.7. log(1 + e^-0.7)."""
+    """h = (1, -1), beta 0.5, lengths 2 and 5: R-DPO 1 + 0.1 (2 - 5) and ERPO 1 - 0.5 x 3/5 are 0.7."""
     given_pair = pair(-4, -7, -5, -6, lengths=(2, 5))
     losses, metrics = rdpo(Rdpo(beta=0.5, alpha=0.1), given_pair)
     assert losses.item() == pytest.approx(0.4031860, abs=1e-6)
@@ -108,10 +108,8 @@ def test_ld_dpo_against_a_loop_over_tokens() -> None:
             assert side.by_token is not None and side.by_token.reference is not None
             kept = side.by_token.mask[row]
             policy, reference = side.by_token.policy[row][kept], side.by_token.reference[row][kept]
-            ratios = [
-                (p - r) * (1.0 if t < shared else 0.3) for t, (p, r) in enumerate(zip(policy, reference, strict=True))
-            ]
-            discounted.append(float(sum(ratios)))
+            weights = [1.0 if position < shared else 0.3 for position in range(len(policy))]
+            discounted.append(float((vector(*weights) * (policy - reference)).sum()))
         expected.append(math.log1p(math.exp(-0.4 * (discounted[0] - discounted[1]))))
     losses, metrics = ld_dpo(parameters, pairs)
     assert losses.tolist() == pytest.approx(expected)
