@@ -40,6 +40,10 @@ DESIRABLE = torch.tensor([True, False, True, True, False])
 """Five rows with h = 1, -2, 0.5, -2, 0.5, of which the second and the last are undesirable."""
 
 
+NOTHING_SEEN = vector(0, 0), vector(0, 0)
+"""Means and counts of rewards at the start of a run."""
+
+
 def five_rows(policy: torch.Tensor = POLICY, reference: torch.Tensor = REFERENCE) -> Unpaired:
     """The five rows with everything that an objective may ask for."""
     rows = unpaired_of(policy, reference, DESIRABLE, torch.tensor(0.3, dtype=torch.float64))
@@ -242,7 +246,7 @@ def test_no_gradient_flows_through_what_a_step_shares() -> None:
     mismatched = vector(-1, -2).requires_grad_()
     assert not kto_reference_point(mismatched, vector(-3, -3)).requires_grad
     rows = unpaired_of(mismatched, vector(-3, -3), torch.tensor([True, False]))
-    mean, count = updated_running_reward(Bco(), torch.zeros(2), torch.zeros(2), rows)
+    mean, count = updated_running_reward(Bco(), *NOTHING_SEEN, rows)
     assert not mean.requires_grad and not count.requires_grad
 
 
@@ -250,7 +254,7 @@ def test_no_gradient_flows_through_what_a_step_shares() -> None:
 def test_bco_s_running_rewards_are_the_means_of_all_rows_so_far_by_kind(
     drawn: list[tuple[float, bool]], cut: int
 ) -> None:
-    mean, count = torch.zeros(2), torch.zeros(2)
+    mean, count = NOTHING_SEEN
     for part in (drawn[:cut], drawn[cut:]):
         if part:
             rows = unpaired_of(
@@ -266,7 +270,7 @@ def test_bco_s_running_rewards_are_the_means_of_all_rows_so_far_by_kind(
 def test_a_limited_memory_makes_bco_s_running_rewards_follow_the_newest() -> None:
     """With memory 2, a step of 2 rows a kind has the weight 2 / (2 + 2) once 2 rows were seen: halfway each time."""
     parameters, labels = Bco(beta=1, reward_memory=2), torch.tensor([True, True, False, False])
-    mean, count = torch.zeros(2), torch.zeros(2)
+    mean, count = NOTHING_SEEN
     seen = []
     for level in (8.0, 0.0, 0.0):
         rows = unpaired_of(vector(level, level, -level, -level), vector(0, 0, 0, 0), labels)
@@ -340,7 +344,7 @@ def test_bco_equals_trl(seed: int) -> None:
     """With as many rows of one kind as of the other, the midpoint of both means is TRL's mean over all rows."""
     batch = PairBatch.random(seed)
     parameters, rows = Bco(beta=0.3), batch.unpaired()
-    mean, _ = updated_running_reward(parameters, torch.zeros(2), torch.zeros(2), rows)
+    mean, _ = updated_running_reward(parameters, *NOTHING_SEEN, rows)
     theirs, shift = trl_bco(batch, beta=0.3)
     assert mean.mean().item() == pytest.approx(shift, abs=1e-6)
     given_shift = replace(rows, running_reward=vector(shift, shift))

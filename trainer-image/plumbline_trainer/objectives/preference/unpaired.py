@@ -80,20 +80,19 @@ def updated_running_reward(
     """Means and counts of rewards after a step, each `[2]`: of desirable and of undesirable rows.
 
     Call it once a step with ALL its rows, before its first micro-batch, and give the means to `bco`; both tensors
-    belong into the checkpoint. A run begins with `torch.zeros(2)` twice. With n rows of a kind in the step and their
-    mean reward m: mean <- mean + (m - mean) n / (count + n), count <- min(count + n, `reward_memory`). Unlimited, that
-    is the mean over all rows so far; limited to M, an exponential average in which a row's share shrinks by
-    M / (M + n) a step. The kinds are averaged apart, so a step with few rows (or none) of one kind does not pull the
-    midpoint towards the other. A kind of which nothing was seen keeps the mean 0, the reward of every completion
-    before the first update.
+    belong into the checkpoint. Their dtype is kept: float64 does not lose single rows of a long run. A run begins with
+    zeros. With n rows of a kind in the step and their mean reward m: mean <- mean + (m - mean) n / (count + n),
+    count <- min(count + n, `reward_memory`). Unlimited, that is the mean over all rows so far; limited to M, an
+    exponential average in which a row's share shrinks by M / (M + n) a step. The kinds are averaged apart, so a step
+    with few rows (or none) of one kind does not pull the midpoint towards the other. A kind of which nothing was seen
+    keeps the mean 0, the reward of every completion before the first update.
     """
-    rewards = parameters.beta * whole_step.completion.log_ratio.detach()
-    kinds = torch.stack([whole_step.desirable, ~whole_step.desirable]).to(rewards.dtype)
+    rewards = parameters.beta * whole_step.completion.log_ratio.detach().to(previous_mean)
+    kinds = torch.stack([whole_step.desirable, ~whole_step.desirable]).to(previous_mean)
     rows = kinds.sum(dim=1)
-    mean, count = previous_mean.to(rewards), previous_count.to(rewards)
-    moved = ((kinds * rewards).sum(dim=1) - rows * mean) / (count + rows).clamp(min=1)
-    count = count + rows
-    return mean + moved, count if parameters.reward_memory is None else count.clamp(max=parameters.reward_memory)
+    count = previous_count + rows
+    mean = previous_mean + ((kinds * rewards).sum(dim=1) - rows * previous_mean) / count.clamp(min=1)
+    return mean, count if parameters.reward_memory is None else count.clamp(max=parameters.reward_memory)
 
 
 @implements(Pmpo)
