@@ -61,7 +61,8 @@ def test_rrhf_by_hand() -> None:
     assert rrhf(Rrhf(sft_weight=0.5, length_normalized=False), lists)[0].item() == pytest.approx(3)
     assert metrics["rewards/accuracy"].value == pytest.approx(2 / 3)
     assert (metrics["loss/ranking"].value, metrics["loss/likelihood"].value) == pytest.approx((1, 2))
-    assert metrics["logprobs/best"].value == -4
+    assert (metrics["logprobs/best"].value, metrics["logprobs/others"].value) == (-4, -3.5)
+    assert metrics["rewards/margin"].value == pytest.approx((-1 + 2 + 3) / 3)
 
 
 def test_exo_listwise_by_hand() -> None:
@@ -188,6 +189,7 @@ def test_absent_completions_mean_nothing(parameters: Any) -> None:
     losses, metrics = implementation_of(parameters)(parameters, padded)
     assert losses[0].item() == pytest.approx(loss_of(parameters, short).item())
     assert metrics["rewards/accuracy"].count == 3 + 6, "pairs of the first and of the second row"
+    assert metrics["kl"].count == 3 + 4
     (gradient,) = torch.autograd.grad(losses.sum(), logprobs)
     assert gradient[0, 1] == 0 and gradient.isfinite().all()
 

@@ -11,7 +11,7 @@ from torch.nn.functional import logsigmoid
 
 from plumbline_api.methods.preference.listwise import ExoListwise, LipoLambda, PlackettLuce, Rrhf
 from plumbline_trainer.objectives.preference.inputs import Lists, Losses
-from plumbline_trainer.objectives.preference.measures import won
+from plumbline_trainer.objectives.preference.measures import ordered_pairs, pair_metrics
 from plumbline_trainer.objectives.registry import implements
 from plumbline_trainer.reporting.metrics import Metric
 
@@ -29,7 +29,7 @@ def rrhf(parameters: Rrhf, lists: Lists) -> Losses:
     """
     completions = lists.completions
     rewards = completions.mean_logprob
-    ranking = torch.where(ordered_pairs(lists), -_differences(rewards), 0.0).relu().sum(dim=(1, 2))
+    ranking = torch.where(better(lists), -_differences(rewards), 0.0).relu().sum(dim=(1, 2))
     best = best_of(lists)
     likelihood = rewards if parameters.length_normalized else completions.logprob
     best_likelihood = torch.where(best, likelihood, 0.0).sum(dim=1) / best.sum(dim=1)
@@ -96,11 +96,11 @@ def lipo_lambda(parameters: LipoLambda, lists: Lists) -> Losses:
         gains = scores
     discounts = 1 / torch.log1p(_positions(rewards.detach(), lists))
     weights = _differences(gains).abs() * _differences(discounts).abs()
-    losses = -(torch.where(ordered_pairs(lists), weights, 0.0) * logsigmoid(_differences(rewards))).sum(dim=(1, 2))
+    losses = -(torch.where(better(lists), weights, 0.0) * logsigmoid(_differences(rewards))).sum(dim=(1, 2))
     return losses, list_metrics(lists, rewards)
 
 
-def ordered_pairs(lists: Lists) -> torch.Tensor:
+def better(lists: Lists) -> torch.Tensor:
     """[B, K, K] bool: whether completion i is present and scored above a present completion j."""
     both = lists.present[:, :, None] & lists.present[:, None, :]
     return both & (_differences(lists.completions.given_score) > 0)
@@ -113,16 +113,15 @@ def best_of(lists: Lists) -> torch.Tensor:
 
 
 def list_metrics(lists: Lists, rewards: torch.Tensor) -> dict[str, Metric]:
-    """Metrics of rewards `[B, K]`; accuracy is over all pairs of a list with different scores, a tie counts half."""
-    best = best_of(lists)
-    others = lists.present & ~best
-    return {
-        "rewards/best": Metric.mean_of(rewards, best),
-        "rewards/others": Metric.mean_of(rewards, others),
-        "rewards/accuracy": Metric.mean_of(won(_differences(rewards)), ordered_pairs(lists)),
-        "logprobs/best": Metric.mean_of(lists.completions.logprob, best),
-        "logprobs/others": Metric.mean_of(lists.completions.logprob, others),
-    }
+    """`pair_metrics` of rewards `[B, K]` over all pairs of a list with different scores; log-probabilities of the best
+    and of the other completions; and `kl`, the mean of h(y), where there is a reference."""
+    best, completions = best_of(lists), lists.completions
+    metrics = pair_metrics(*ordered_pairs(rewards, completions.given_score, lists.present))
+    metrics["logprobs/best"] = Metric.mean_of(completions.logprob, best)
+    metrics["logprobs/others"] = Metric.mean_of(completions.logprob, lists.present & ~best)
+    if completions.reference is not None:
+        metrics["kl"] = Metric.mean_of(completions.log_ratio, lists.present)
+    return metrics
 
 
 def _positions(rewards: torch.Tensor, lists: Lists) -> torch.Tensor:

@@ -8,7 +8,7 @@ from torch.nn.functional import logsigmoid
 
 from plumbline_api.methods.preference.sampled import Ddo, Typo
 from plumbline_trainer.objectives.preference.inputs import Completions, Demonstrations, Losses, Pairs
-from plumbline_trainer.objectives.preference.measures import logprob_metrics, pair_metrics, won
+from plumbline_trainer.objectives.preference.measures import logprob_metrics, pair_metrics, reference_metrics, won
 from plumbline_trainer.objectives.registry import implements
 from plumbline_trainer.reporting.metrics import Metric
 
@@ -55,6 +55,7 @@ def ddo(parameters: Ddo, rows: Demonstrations) -> Losses:
         "rewards/accuracy": Metric.mean_of(accuracy),
         "logprobs/demonstrations": Metric.mean_of(rows.completion.logprob),
         "logprobs/samples": Metric.mean_of(samples.logprob),
+        **reference_metrics(rows.completion),
     }
 
 

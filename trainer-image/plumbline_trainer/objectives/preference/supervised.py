@@ -11,7 +11,7 @@ import torch
 from plumbline_api.methods.preference.supervised import Sft, SftDivergence, Unlikelihood
 from plumbline_trainer.objectives.preference.complement import log_complement
 from plumbline_trainer.objectives.preference.inputs import Completions, Demonstrations, Losses, Pairs, TokenLogprobs
-from plumbline_trainer.objectives.preference.measures import logprob_metrics, pair_metrics
+from plumbline_trainer.objectives.preference.measures import logprob_metrics, pair_metrics, reference_metrics
 from plumbline_trainer.objectives.registry import implements
 from plumbline_trainer.reporting.metrics import Metric
 
@@ -67,6 +67,7 @@ def sft_divergence(parameters: SftDivergence, rows: Demonstrations) -> Losses:
     return losses, {
         "logprobs/token": Metric.mean_of(tokens.policy, tokens.mask),
         "log_ratio/token": Metric.mean_of(log_ratios, tokens.mask),
+        **reference_metrics(rows.completion),
     }
 
 
