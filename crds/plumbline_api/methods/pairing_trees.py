@@ -48,7 +48,7 @@ class StepAdvantage(Pairing, key="stepAdvantage"):
         0.2,
         ge=0,
         lt=1,
-        description="The success rate must fall by more than this at the step that loses, and be higher by more than this after its alternative.",
+        description="The success rate must fall by more than this at the step that loses, and be higher by more than this after its alternative. Rates from N completions differ by about sqrt(1 / (2 N)) by chance: choose two or three times that.",
     )
     pairs_per_row: int = Field(
         1, ge=1, le=4096, description="Most alternatives of the step that loses; the best are used first."
