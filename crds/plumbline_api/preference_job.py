@@ -8,8 +8,11 @@ from pydantic import Field
 
 from plumbline_api.base import ApiModel
 from plumbline_api.job import JOB_NAME_RULES, JobSpec, ObjectMeta
+from plumbline_api.methods.aggregation import LossAggregationChoice
+from plumbline_api.methods.pairing import Pairing
 from plumbline_api.methods.preference.choice import PreferenceObjectiveChoice
 from plumbline_api.methods.preference.family import PreferenceObjective
+from plumbline_api.methods.weighting import PairWeightingChoice
 from plumbline_api.preference_data import PreferenceJobData
 from plumbline_api.rules import Expression, Rule, any_of, field, has
 from plumbline_api.status import JobStatus
@@ -53,10 +56,23 @@ class PreferenceJobSpec(JobSpec):
             "data.pairing must not be set: this objective does not learn from pairs",
             path="data.pairing",
         ),
-        Rule(
-            ~(has("data.pairing.safeAndShorter") & _one_of([member for member in _PAIRS if member.needs_scores])),
-            "data.pairing.safeAndShorter must not be set: its pairs have no scores, and this objective needs them",
-            path="data.pairing.safeAndShorter",
+        *(
+            Rule(
+                ~(has(f"data.pairing.{pairing.member_key}") & _one_of([m for m in _PAIRS if m.needs_scores])),
+                f"data.pairing.{pairing.member_key} must not be set: its pairs have no scores, and this objective needs them",
+                path=f"data.pairing.{pairing.member_key}",
+            )
+            for pairing in Pairing.members()
+            if not pairing.gives_scores
+        ),
+        *(
+            Rule(
+                ~(has(f"data.pairing.{pairing.member_key}") & _one_of([m for m in _PAIRS if m.needs_prefix])),
+                f"data.pairing.{pairing.member_key} must not be set: its pairs are whole answers, and this objective learns from steps",
+                path=f"data.pairing.{pairing.member_key}",
+            )
+            for pairing in Pairing.members()
+            if pairing.reads == "lists"
         ),
         Rule(
             _one_of([member for member in _PAIRS if not member.needs_scores]).when(has("data.lengthInstruction")),
@@ -79,6 +95,12 @@ class PreferenceJobSpec(JobSpec):
 
     objective: PreferenceObjectiveChoice = Field(
         description="What the job minimises: exactly one method with its parameters."
+    )
+    weighting: PairWeightingChoice | None = Field(
+        None, description="How much each pair counts: exactly one weighting. Default: all the same."
+    )
+    aggregation: LossAggregationChoice | None = Field(
+        None, description="How the losses of rows become what is minimised: exactly one. Default: their mean."
     )
 
 

@@ -142,10 +142,10 @@ def test_kto_s_reference_point_covers_the_whole_step(config_for: Any) -> None:
     rows = task.order.rows_of(0)
     ratios = []
     for row in rows:
-        mismatched = task.train.mismatched[row]
-        assert task.train.mismatched_reference is not None
-        ratios.append(task._score([mismatched]).item() - task.train.mismatched_reference[row].item())
-    points = {float(micro_batch.reference_point) for micro_batch in task.prepare(0).micro_batches}  # type: ignore[arg-type]
+        assert task.train.mismatched is not None
+        sequences, reference = task.train.mismatched
+        ratios.append(task._score([sequences[row]]).item() - reference[row].item())
+    points = {float(micro_batch.facts.reference_point) for micro_batch in task.prepare(0).micro_batches}
     assert len(points) == 1
     assert points.pop() == pytest.approx(max(0.0, sum(ratios) / len(rows)), abs=1e-5)
 
@@ -199,9 +199,9 @@ def test_before_the_first_update_policy_and_reference_are_the_same_to_the_bit(
 
 def test_log_ratios_are_taken_against_the_model_at_the_start(config_for: Any) -> None:
     task = task_of(config_for({"dpo": {"beta": 1}}))
-    start = task._score(task.evaluation.data.flat_sequences()).view(-1, 2)  # type: ignore[union-attr]
+    start = task._score(task.evaluation.sequences).view(-1, 2)  # type: ignore[union-attr]
     disturb(task)
-    now = task._score(task.evaluation.data.flat_sequences()).view(-1, 2)  # type: ignore[union-attr]
+    now = task._score(task.evaluation.sequences).view(-1, 2)  # type: ignore[union-attr]
     metrics = task.evaluate()
     assert metrics["rewards/chosen"] == pytest.approx((now - start)[:, 0].mean().item(), rel=1e-5)
     assert metrics["rewards/rejected"] == pytest.approx((now - start)[:, 1].mean().item(), rel=1e-5)
@@ -213,7 +213,7 @@ def test_another_model_can_be_the_reference(config_for: Any, llama_directory: Pa
     other.model.save_pretrained(tmp_path / "other")  # type: ignore[operator]
     other.tokenizer.save_pretrained(tmp_path / "other")
     task = task_of(config_for({"dpo": {}}, reference=str(tmp_path / "other")))
-    expected = other._score(task.train.data.flat_sequences()).view(-1, 2)
+    expected = other._score(task.train.sequences)
     assert task.train.reference is not None
     torch.testing.assert_close(task.train.reference, expected)
 
@@ -284,10 +284,12 @@ def test_epochs_become_steps_and_the_last_step_holds_what_is_left(config_for: An
     assert {m.total_rows for m in task.prepare(2).micro_batches} == {2}
 
 
-def test_a_batch_counts_the_tokens_that_are_no_padding(config_for: Any) -> None:
+def test_a_batch_counts_the_tokens_that_are_no_padding_and_shared_prompts_once(config_for: Any) -> None:
     task = task_of(config_for({"dpo": {}}, training={"batchSize": 5, "microBatchSize": 2}))
-    expected = sum(len(s) for row in task.order.rows_of(0) for s in task.train.data.sequences[row])
-    assert task.prepare(0).tokens == expected
+    batch = task.prepare(0)
+    pairs = [task.train.sequences[row] for row in task.order.rows_of(0)]
+    expected = sum(len(chosen) + len(rejected.completion_ids) for chosen, rejected in pairs)
+    assert (batch.tokens, batch.padded_tokens) == (expected, expected), "nothing is padded on a CPU"
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=20))

@@ -9,9 +9,9 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from plumbline_api.methods.optimization import Lora
-from plumbline_trainer.data.batches import TokenSequence, pad_sequences
+from plumbline_trainer.data.batches import TokenSequence, pad_sequences, share_prompts
 from plumbline_trainer.modeling.adapters import add_lora
-from plumbline_trainer.modeling.reward_head import HEAD, last_token, load_reward_model, sequence_scores
+from plumbline_trainer.modeling.reward_head import HEAD, load_reward_model, sequence_scores
 
 CPU = torch.device("cpu")
 SEQUENCES = [
@@ -48,8 +48,17 @@ def test_scores_are_those_of_the_exported_model_even_where_eos_is_the_padding(
 
 
 def test_the_last_token_is_the_last_that_is_not_padding() -> None:
-    ids = torch.tensor([[5, 6, 7, 0, 0], [5, 0, 7, 8, 9], [0, 0, 0, 0, 0]])
-    assert last_token(ids, 0).tolist() == [2, 4, 0]
+    sequences = [TokenSequence([5, 6], [7, 0]), TokenSequence([5, 6], [7, 8, 9]), TokenSequence([5], [0])]
+    assert pad_sequences(sequences, 0).ends.tolist() == [2, 9, 10]
+    assert share_prompts(sequences, 0, one_row=True).ends.tolist() == [2, 6, 7]
+
+
+def test_scores_do_not_depend_on_a_shared_prompt(llama_directory: Path) -> None:
+    model = reward_model(llama_directory)
+    siblings = [TokenSequence([5, 6], [7, 8]), TokenSequence([5, 6], [9]), TokenSequence([4], [9, 3])]
+    apart = sequence_scores(model, pad_sequences(siblings, 0))
+    together = sequence_scores(model, share_prompts(siblings, 0, one_row=True))
+    torch.testing.assert_close(together, apart)
 
 
 def test_a_new_head_depends_on_the_seed_alone_and_a_trained_one_is_kept(llama_directory: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -58,7 +59,7 @@ class SequenceBatch:
     """[N] int64: flat position whose hidden state predicts the n-th completion token."""
 
     ends: torch.Tensor
-    """[B] int64: flat position of each sequence's last token."""
+    """[B] int64: flat position of each sequence's last token that is not the padding token."""
 
     targets: torch.Tensor
     """[B, T] int64: completion ids, padded with 0."""
@@ -88,7 +89,7 @@ class SequenceBatch:
         return self.input_ids.numel()
 
     def to(self, device: torch.device) -> SequenceBatch:
-        moved = {
+        moved: dict[str, Any] = {
             name: value.to(device, non_blocking=True)
             for name, value in vars(self).items()
             if isinstance(value, torch.Tensor)
@@ -158,10 +159,12 @@ def _batch(
         if length:
             # the prompt's last token predicts the first completion token, each completion token the next one
             source += [prompt_end - 1, *range(start, start + length - 1)]
-    ends = [
-        start + length - 1 if length else end - 1
-        for start, length, end in zip(completion_starts, lengths, prompt_ends, strict=True)
-    ]
+    ends = []
+    for sequence, prompt_end, start, length in zip(sequences, prompt_ends, completion_starts, lengths, strict=True):
+        last = length
+        while last and sequence.completion_ids[last - 1] == pad_id:
+            last -= 1
+        ends.append(start + last - 1 if last else prompt_end - 1)
     return SequenceBatch(
         input_ids=_padded(rows, max(len(row) for row in rows), pad_id),
         lengths=torch.tensor([len(row) for row in rows]),
@@ -177,10 +180,44 @@ def _padded(rows: Sequence[Sequence[int]], length: int, value: int) -> torch.Ten
     return torch.tensor([[*row, *[value] * (length - len(row))] for row in rows], dtype=torch.int64)
 
 
-def prompt_sharing_tokens(sequences: Sequence[TokenSequence]) -> int:
-    """Tokens that `share_prompts` lays out for `sequences`."""
-    prompts = {tuple(sequence.prompt_ids) for sequence in sequences}
-    return sum(map(len, prompts)) + sum(len(sequence.completion_ids) for sequence in sequences)
+@dataclass(frozen=True)
+class Layout:
+    """How rows, each a few sequences, become forward passes."""
+
+    pad_id: int
+
+    shares_prompts: bool
+    """Whether the model computes a prompt once for its completions."""
+
+    one_row: bool
+    """Whether prompts that are shared stand in one row without padding, or in a row each."""
+
+    token_budget: int
+    """Most tokens of a pass, unless a single row has more."""
+
+    max_rows: int | None = None
+    """Most rows of a pass; None: as many as the budget allows."""
+
+    def batch(self, sequences: Sequence[TokenSequence]) -> SequenceBatch:
+        """The sequences of some rows, ready for a pass."""
+        if self.shares_prompts:
+            return share_prompts(sequences, self.pad_id, one_row=self.one_row)
+        return pad_sequences(sequences, self.pad_id)
+
+    def size(self, row: Sequence[TokenSequence]) -> int:
+        """Tokens that a row takes up in a pass."""
+        if not self.shares_prompts:
+            return len(row) * max(map(len, row))
+        prompts = {tuple(sequence.prompt_ids) for sequence in row}
+        shared = [
+            len(prompt) + sum(len(s.completion_ids) for s in row if tuple(s.prompt_ids) == prompt) for prompt in prompts
+        ]
+        return sum(shared) if self.one_row else len(shared) * max(shared)
+
+    def passes(self, sizes: Sequence[int]) -> list[list[int]]:
+        """The rows of each pass, as positions in `sizes`, given each row's `size`."""
+        padded = not (self.shares_prompts and self.one_row)
+        return micro_batches(sizes, token_budget=self.token_budget, max_items=self.max_rows, padded=padded)
 
 
 def micro_batches(

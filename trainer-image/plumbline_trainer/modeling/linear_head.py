@@ -59,7 +59,7 @@ class LinearHeadLogprobs(torch.autograd.Function):
         return scale * chosen - normalizer.squeeze(1)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         states, weight, bias, targets, normalizer = ctx.saved_tensors
         wants_states, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         column = ctx.scale * gradient[:, None]

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from plumbline_trainer.data.batches import SequenceBatch, TokenSequence, pad_sequences, share_prompts
+from plumbline_trainer.data.batches import SequenceBatch, TokenSequence, pad_sequences
 from plumbline_trainer.failures import ModelError
 from plumbline_trainer.modeling.adapters import without_adapter
 from plumbline_trainer.modeling.linear_head import LinearHeadLogprobs
@@ -69,9 +69,10 @@ def token_logprobs(
     scale, softcap = _logit_scale(model)
     kept = logit_elements if torch.is_grad_enabled() else 0
     if type(head) is nn.Linear and softcap is None:
-        return LinearHeadLogprobs.apply(  # type: ignore[no-untyped-call, no-any-return]
+        scored: torch.Tensor = LinearHeadLogprobs.apply(
             states.to(head.weight.dtype), head.weight, head.bias, targets, scale / temperature, kept
         )
+        return scored
     return _chunked_logprobs(logits_function(model), states, targets, temperature, head.weight.shape[0], logit_elements)
 
 
@@ -150,51 +151,25 @@ def check_head(model: nn.Module) -> None:
     name = type(inner).__name__
     if not callable(getattr(inner, "get_decoder", None)) or inner.get_output_embeddings() is None:
         raise ModelError(f"{name} has no separate decoder and head: it cannot be trained")
-    difference = _difference_from_own_logits(model, pad_sequences(_probes(inner), 0))
-    if difference > _tolerance(inner):
+    difference = _difference_from_own_logits(model)
+    if difference > (1e-3 if inner.dtype == torch.float32 else 1e-1):
         raise ModelError(
             f"{name} makes its logits in a way that is not supported: its log-probabilities differ by {difference:.3g}"
         )
 
 
-@torch.no_grad()
-def can_share_prompts(model: nn.Module, longest: int) -> bool:
-    """Whether completions may share the tokens of their prompt in `model`, for sequences of up to `longest` tokens.
-
-    Answered by trying: architectures that keep a state along the row, or take positions from the row, give other
-    log-probabilities then. A sliding window shorter than the sequences would be measured along the row too.
-    """
-    inner = causal_model(model)
-    configuration = inner.config.get_text_config()
-    window = getattr(configuration, "sliding_window", None)
-    slides = getattr(configuration, "use_sliding_window", True) and isinstance(window, int)
-    if slides and window < longest:
-        return False
-    one_row = next(model.parameters()).device.type == "cpu"
-    try:
-        difference = _difference_from_own_logits(model, share_prompts(_probes(inner), 0, one_row=one_row))
-    except (TypeError, ValueError, RuntimeError):  # an architecture that takes no positions, masks or layouts
-        return False
-    return difference <= _tolerance(inner)
-
-
-def _probes(inner: PreTrainedModel) -> list[TokenSequence]:
+def _probes(vocabulary: int) -> list[TokenSequence]:
     """A few short sequences, two of which have the same prompt."""
-    vocabulary = inner.get_output_embeddings().weight.shape[0]
     ids = [(7 * position + 3) % vocabulary for position in range(12)]
     return [TokenSequence(ids[:2], ids[2:8]), TokenSequence(ids[:3], ids[3:5]), TokenSequence(ids[:2], ids[8:12])]
 
 
-def _difference_from_own_logits(model: nn.Module, batch: SequenceBatch) -> float:
+def _difference_from_own_logits(model: nn.Module) -> float:
     """The largest difference of log-probabilities of `_probes` from those of the model's own forward pass."""
     inner = causal_model(model)
     device = next(model.parameters()).device
-    values, mask = completion_logprobs(model, batch.to(device))
-    own = pad_sequences(_probes(inner), 0).to(device)
-    logits = inner(input_ids=own.input_ids, use_cache=False).logits.float().flatten(0, 1)
-    expected = logits.log_softmax(-1)[own.source].gather(1, own.targets[mask][:, None]).squeeze(1)
+    batch = pad_sequences(_probes(inner.get_output_embeddings().weight.shape[0]), 0).to(device)
+    values, mask = completion_logprobs(model, batch)
+    logits = inner(input_ids=batch.input_ids, use_cache=False).logits.float().flatten(0, 1)
+    expected = logits.log_softmax(-1)[batch.source].gather(1, batch.targets[mask][:, None]).squeeze(1)
     return float((values[mask] - expected).abs().max())
-
-
-def _tolerance(inner: PreTrainedModel) -> float:
-    return 1e-3 if inner.dtype == torch.float32 else 1e-1

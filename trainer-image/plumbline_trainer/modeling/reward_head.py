@@ -13,6 +13,7 @@ from plumbline_trainer.data.order import derive_seed
 from plumbline_trainer.failures import ModelError
 from plumbline_trainer.modeling.loading import load_model, resolve_directory, select_dtype
 from plumbline_trainer.modeling.logprobs import causal_model
+from plumbline_trainer.modeling.shared_prefix import model_inputs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -53,23 +54,12 @@ def load_reward_model(
 
 
 def sequence_scores(model: nn.Module, batch: SequenceBatch) -> torch.Tensor:
-    """The scalar score of each row of `batch`, `[R]` float32, one sequence a row.
+    """The scalar score of each sequence of `batch`, `[B]` float32.
 
     Scores are read where transformers' own forward pass reads them, at the last token that is not the padding token,
     so that the exported model gives the same scores. Only those states go through the head.
     """
     inner = causal_model(model)
     body = getattr(inner, inner.base_model_prefix)
-    states = body(input_ids=batch.input_ids, use_cache=False).last_hidden_state
-    last = last_token(batch.input_ids, inner.config.get_text_config().pad_token_id)
-    pooled = states[torch.arange(states.shape[0], device=states.device), last]
-    return getattr(inner, HEAD)(pooled).squeeze(-1).float()
-
-
-def last_token(input_ids: torch.Tensor, pad_token_id: int) -> torch.Tensor:
-    """`[R]`: position of the last token of each row that is not `pad_token_id`.
-
-    Where the end-of-sequence token serves as padding, that is the token before it, whatever padding follows.
-    """
-    positions = torch.arange(input_ids.shape[1], device=input_ids.device)
-    return torch.where(input_ids != pad_token_id, positions, 0).max(dim=1).values
+    states = body(**model_inputs(batch, body.dtype), use_cache=False).last_hidden_state
+    return getattr(inner, HEAD)(states.flatten(0, 1).index_select(0, batch.ends)).squeeze(-1).float()

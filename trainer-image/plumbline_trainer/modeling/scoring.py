@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 
 import torch
 from torch import nn
 
-from plumbline_trainer.data.batches import SequenceBatch, TokenSequence, micro_batches, pad_sequences
+from plumbline_trainer.data.batches import Layout, SequenceBatch, TokenSequence
 from plumbline_trainer.distributed import Ranks
 
 
@@ -24,26 +25,28 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def score_sequences(
+def score_rows(
     score: Callable[[SequenceBatch], torch.Tensor],
-    sequences: Sequence[TokenSequence],
-    *,
-    pad_id: int,
-    token_budget: int,
-    max_rows: int | None = None,
+    rows: Sequence[Sequence[TokenSequence]],
+    layout: Layout,
     ranks: Ranks,
+    *,
+    by_token: bool = False,
 ) -> torch.Tensor:
-    """`score` (batch of B sequences -> `[B]`) of every sequence: `[len(sequences)]` float32 on the CPU, on every rank.
+    """`score` of every sequence of every row, in order: [S] float32 on the CPU, on every rank.
 
-    Forward passes of at most `token_budget` padded tokens and `max_rows` rows are dealt out over the ranks. Which
-    sequences share a pass depends on the lengths alone, so a second call with the same parameters gives the same
+    `score` gives a number for each of a batch's B sequences, `[B]`, or, `by_token`, for each of their completion
+    tokens, `[N]`; the result then holds the numbers of all completion tokens. Passes are dealt out over the ranks.
+    Which rows share a pass depends on their lengths alone, so a second call with the same parameters gives the same
     bits. May raise `StopRequested` between passes.
     """
-    scores = torch.zeros(len(sequences), dtype=torch.float32)
-    lengths = [len(sequence) for sequence in sequences]
-    groups = micro_batches(lengths, token_budget=token_budget, max_items=max_rows)
-    for group in groups[ranks.rank :: ranks.world_size]:
+    sizes = [sum(len(s.completion_ids) for s in row) if by_token else len(row) for row in rows]
+    first = [0, *accumulate(sizes)]
+    scores = torch.zeros(first[-1], dtype=torch.float32)
+    passes = layout.passes([layout.size(row) for row in rows])
+    for group in passes[ranks.rank :: ranks.world_size]:
         ranks.stop.raise_if_requested()
-        batch = pad_sequences([sequences[item] for item in group], pad_id).to(ranks.device)
-        scores[torch.tensor(group)] = score(batch).float().cpu()
+        batch = layout.batch([sequence for row in group for sequence in rows[row]]).to(ranks.device)
+        places = torch.cat([torch.arange(first[row], first[row + 1]) for row in group])
+        scores[places] = score(batch).float().cpu()
     return ranks.sum(scores)

@@ -11,7 +11,7 @@ no layout is given, such as in generation.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -19,7 +19,10 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from plumbline_trainer.data.batches import PromptGroup, SequenceBatch
+from plumbline_trainer.data.batches import PromptGroup, SequenceBatch, TokenSequence, pad_sequences, share_prompts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 IMPLEMENTATION = "plumbline_shared_prefix"
 """The value of `attn_implementation` of models that are trained."""
@@ -73,6 +76,32 @@ def visible(batch: SequenceBatch) -> torch.Tensor:
                 first = last
             start = first
     return mask[:, None].to(batch.input_ids.device)
+
+
+@torch.no_grad()
+def can_share_prompts(body: PreTrainedModel, longest: int) -> bool:
+    """Whether completions may share the tokens of their prompt in `body`, for sequences of up to `longest` tokens.
+
+    Answered by trying: architectures that keep a state along the row, or take positions from the row, give other
+    hidden states then. A sliding window shorter than the sequences would be measured along the row too.
+    """
+    configuration = body.config.get_text_config()
+    window = getattr(configuration, "sliding_window", None)
+    if isinstance(window, int) and getattr(configuration, "use_sliding_window", True) and window < longest:
+        return False
+    ids = [(7 * position + 3) % configuration.vocab_size for position in range(12)]
+    probes = [TokenSequence(ids[:2], ids[2:8]), TokenSequence(ids[:3], ids[3:5]), TokenSequence(ids[:2], ids[8:12])]
+    apart = pad_sequences(probes, 0).to(body.device)
+    shared = share_prompts(probes, 0, one_row=body.device.type == "cpu").to(body.device)
+    try:
+        expected, found = (
+            body(**model_inputs(batch, body.dtype), use_cache=False).last_hidden_state.flatten(0, 1)[batch.source]
+            for batch in (apart, shared)
+        )
+    except (TypeError, ValueError, RuntimeError):  # an architecture that takes no positions, masks or layouts
+        return False
+    tolerance = 1e-4 if body.dtype == torch.float32 else 3e-2
+    return bool((found - expected).abs().max() <= tolerance * expected.abs().max())
 
 
 def shared_prefix_attention(

@@ -4,106 +4,62 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from plumbline_api.contract import TrainerConfig
-from plumbline_api.methods.preference.unpaired import Kto
-from plumbline_trainer.data.batches import (
-    SequenceBatch,
-    TokenSequence,
-    default_token_budget,
-    micro_batches,
-    pad_sequences,
-)
+from plumbline_api.methods.aggregation import MeanLoss
+from plumbline_api.methods.preference.unpaired import Bco, Kto
+from plumbline_trainer.data.batches import SequenceBatch, TokenSequence
 from plumbline_trainer.data.order import DataOrder
-from plumbline_trainer.data.rows import UnpairedRow
 from plumbline_trainer.distributed import Ranks
-from plumbline_trainer.modeling.adapters import add_lora
-from plumbline_trainer.modeling.loading import load_policy
-from plumbline_trainer.modeling.logprobs import check_head, completion_logprobs
-from plumbline_trainer.modeling.reference import open_reference
-from plumbline_trainer.modeling.reward_head import HEAD, load_reward_model, sequence_scores
-from plumbline_trainer.modeling.scoring import evaluating, score_sequences
+from plumbline_trainer.modeling.logprobs import completion_logprobs
+from plumbline_trainer.modeling.reward_head import sequence_scores
+from plumbline_trainer.modeling.scoring import evaluating, score_rows
 from plumbline_trainer.objectives import preference  # noqa: F401  (registers the objectives)
 from plumbline_trainer.objectives.aggregation import sequence_mean, token_mean
-from plumbline_trainer.objectives.preference.inputs import (
-    Completions,
-    Demonstrations,
-    Pairs,
-    Scores,
-    TokenLogprobs,
-    Unpaired,
-)
-from plumbline_trainer.objectives.preference.unpaired import kto_reference_point
+from plumbline_trainer.objectives.feasible import initial_multipliers, row_weights, updated_multipliers
+from plumbline_trainer.objectives.preference.inputs import Demonstrations, Pairs, TokenLogprobs, Unpaired
+from plumbline_trainer.objectives.preference.unpaired import kto_reference_point, updated_running_reward
+from plumbline_trainer.objectives.preference.weighting import PAIR_WEIGHTINGS
 from plumbline_trainer.objectives.registry import implementation_of
-from plumbline_trainer.reporting.metrics import Metric
+from plumbline_trainer.reporting.metrics import Metric, merge
 from plumbline_trainer.stopping import StopRequest
 from plumbline_trainer.tasks.data_sets import load_data_sets, open_renderer, refuse_other_rows, rows_state
-from plumbline_trainer.tasks.preference_data import (
-    PreferenceData,
-    load_data,
-    mismatched_sequences,
-    shape_of,
-    spec_of,
+from plumbline_trainer.tasks.objective_inputs import SequenceValues, StepFacts, row_inputs
+from plumbline_trainer.tasks.preference_data import load_data, mismatched_sequences, spec_of
+from plumbline_trainer.tasks.preference_models import (
+    MovingReference,
+    layout_of,
+    load_trained_model,
+    reference_logprobs,
 )
+from plumbline_trainer.tasks.scored_rows import ScoredRows
 from plumbline_trainer.tasks.task import Batch
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """B rows of one step in one forward pass."""
+    """Some rows of one step in one forward pass."""
 
     sequences: SequenceBatch
-    """k * B sequences: the first sequence of every row, then the second of every row."""
+    """The sequences of all rows, in order."""
 
-    rows: torch.Tensor
-    """[B] int64: their numbers in the training set."""
+    rows: list[int]
+    """Their numbers in the training set."""
+
+    facts: StepFacts
 
     total_rows: int
     """Rows of the whole step, over all micro-batches and ranks."""
 
     total_tokens: int
-    """Completion tokens of the whole step, over all micro-batches and ranks."""
-
-    reference_point: torch.Tensor | None = None
-    """KTO's z_0 of the whole step."""
-
-
-class ScoredData:
-    """A data set with what the reference says about it."""
-
-    def __init__(self, data: PreferenceData) -> None:
-        self.data = data
-        self.width = len(data.sequences[0])
-        """Sequences of a row, k."""
-
-        self.tokens = torch.tensor(
-            [[len(sequence.completion_ids) for sequence in row] for row in data.sequences], dtype=torch.float32
-        )
-        """[rows, k]: completion tokens."""
-
-        self.longest = [max(len(sequence) for sequence in row) for row in data.sequences]
-        """Tokens of each row's longest sequence."""
-
-        self.desirable: torch.Tensor | None = None
-        """[rows] bool, for unpaired rows."""
-
-        self.reference: torch.Tensor | None = None
-        """[rows, k]: log pi_ref(y|x)."""
-
-        self.mismatched: list[TokenSequence] = []
-        self.mismatched_reference: torch.Tensor | None = None
-        """[rows]: log pi_ref of `mismatched`, for KTO's reference point."""
-
-        if isinstance(data.rows[0], UnpairedRow):
-            self.desirable = torch.tensor([row.label for row in data.rows])
+    """Tokens to imitate of the whole step, over all micro-batches and ranks."""
 
 
 class PreferenceTask:
@@ -113,24 +69,35 @@ class PreferenceTask:
         spec = spec_of(config)
         self.ranks, self.stop = ranks, stop
         self.objective = spec.objective.value
+        self._parts = self.objective.parts()
         self._implementation = implementation_of(self.objective)
-        self._scores_rows = self.objective.trains_scalar_head
+        self._weighting = None if spec.weighting is None else spec.weighting.value
+        self._aggregation = MeanLoss() if spec.aggregation is None else spec.aggregation.value
         renderer = open_renderer(config)
         self.tokenizer: Tokenizer = renderer.tokenizer
         train, held_out = load_data_sets(config, partial(load_data, spec=spec, renderer=renderer))
-        self.train = ScoredData(train)
-        self.evaluation = None if held_out is None else ScoredData(held_out)
-        self.warnings = [warning for part in self._parts() for warning in part.data.warnings]
+        self.warnings = [warning for data in (train, held_out) if data is not None for warning in data.warnings]
         """What the user should know about the inputs."""
 
+        pad = self.tokenizer.pad_token_id
+        self.model = load_trained_model(config, pad, ranks.device)
+        layout = layout_of(config, self.model, pad, ranks.device)
+        self._scoring = replace(layout, max_rows=spec.evaluation.batch_size)
+        most = spec.training.micro_batch_size
+        self._layout = layout if most is None else replace(layout, max_rows=most, token_budget=sys.maxsize)
+        self.train = ScoredRows(train, layout)
+        self.evaluation = None if held_out is None else ScoredRows(held_out, layout)
         self.order = DataOrder(len(train.rows), spec.training.batch_size, spec.training.seed, spec.data.shuffle)
         self.max_steps = self.order.max_steps(steps=spec.training.steps, epochs=spec.training.epochs)
-        self.score_name = "loss" if shape_of(spec) == "completions" else "rewards/accuracy"
-        self._micro_batch_size = spec.training.micro_batch_size
-        self._token_budget = default_token_budget(ranks.device)
-        self._evaluation_batch_size = spec.evaluation.batch_size
-        self.model = self._load_model(config)
-        self._prepare_reference(config)
+        self.score_name = "loss" if self.objective.data_shape == "completions" else "rewards/accuracy"
+        self._multipliers = initial_multipliers(len(self.train)) if self._aggregation.keeps_multipliers else None
+        self._step_losses: dict[int, float] = {}
+        self._running = torch.zeros(2, 2, dtype=torch.float64)
+        """BCO's means (row 0) and counts (row 1) of rewards of desirable and undesirable rows."""
+
+        self._next_running = self._running
+        self._moving = self._open_moving_reference(config)
+        self._prepare_references(config)
 
     @property
     def data_digest(self) -> str:
@@ -147,168 +114,175 @@ class PreferenceTask:
         started = time.perf_counter()
         everyone = self.order.rows_of(step)
         mine = self.order.share_of(step, self.ranks.rank, self.ranks.world_size)
-        total_tokens = int(self.train.tokens[everyone].sum())
-        point = self._reference_point(self.train, everyone)
-        groups = micro_batches(
-            [self.train.longest[row] for row in mine],
-            token_budget=self._token_budget if self._micro_batch_size is None else sys.maxsize,
-            max_items=self._micro_batch_size,
-            sequences_per_item=self.train.width,
+        facts = self._facts(self.train, everyone, self._running)
+        total_tokens = self.train.row_tokens(everyone)
+        self._step_losses = {}
+        batches = []
+        for group in self._layout.passes([self.train.sizes[row] for row in mine]):
+            rows = [mine[item] for item in group]
+            sequences = self._layout.batch([sequence for row in rows for sequence in self.train.sequences[row]])
+            batches.append(MicroBatch(sequences, rows, facts, len(everyone), total_tokens))
+        return Batch(
+            batches,
+            tokens=sum(batch.sequences.tokens for batch in batches),
+            padded_tokens=sum(batch.sequences.padded_tokens for batch in batches),
+            phase_seconds={"prepare": time.perf_counter() - started},
         )
-        batches = [
-            self._micro_batch([mine[item] for item in group], len(everyone), total_tokens, point) for group in groups
-        ]
-        tokens = sum(batch.sequences.tokens for batch in batches)
-        return Batch(batches, tokens, phase_seconds={"prepare": time.perf_counter() - started})
 
     def loss(self, micro_batch: MicroBatch) -> tuple[torch.Tensor, dict[str, Metric]]:
         """The micro-batch's share of the step's loss, and its metrics."""
         sequences = micro_batch.sequences.to(self.ranks.device)
-        if self.objective.data_shape == "completions":
-            logprobs = completion_logprobs(self.model, sequences)
-            tokens = TokenLogprobs(logprobs.values, logprobs.mask)
-            completions = Completions(logprobs.sums, logprobs.counts, by_token=tokens)
-            losses, metrics = self._implementation(self.objective, Demonstrations(completions))
-            return token_mean(losses, logprobs.mask, tokens=micro_batch.total_tokens), metrics
-        values = self._values(sequences)
-        losses, metrics = self._row_losses(self.train, micro_batch.rows, values, micro_batch.reference_point)
+        losses, metrics, mask = self._losses(self.train, micro_batch.rows, sequences, micro_batch.facts)
+        if mask is not None:
+            return token_mean(losses, mask, tokens=micro_batch.total_tokens), metrics
+        if self._multipliers is not None:
+            self._step_losses.update(zip(micro_batch.rows, losses.detach().tolist(), strict=True))
+            losses = losses * row_weights(self._aggregation, self._multipliers[micro_batch.rows]).to(losses)
         return sequence_mean(losses, sequences=micro_batch.total_rows), metrics
+
+    def step_done(self, step: int) -> None:
+        """Moves what follows the policy: multipliers of rows, the running reward, the reference."""
+        if self._multipliers is not None:
+            losses = {row: loss for share in self.ranks.gather(self._step_losses) for row, loss in share.items()}
+            rows = sorted(losses)
+            self._multipliers[rows] = updated_multipliers(
+                self._aggregation, self._multipliers[rows], torch.tensor([losses[row] for row in rows])
+            )
+        self._running = self._next_running
+        if self._moving is not None:
+            self._moving.follow(self.model, step)
 
     def evaluate(self) -> dict[str, float]:
         """Loss and metrics of the held-out rows under the present parameters; the same on every rank."""
-        if self.evaluation is None:
+        part = self.evaluation
+        if part is None:
             return {}
-        held_out = self.evaluation
-        values = self._score(held_out.data.flat_sequences())
-        if self.objective.data_shape == "completions":
-            return {"loss": -float(values.double().sum() / held_out.tokens.sum())}
-        rows = torch.arange(len(held_out.data.rows))
-        point = self._reference_point(held_out, rows.tolist())
-        blocks = values.view(len(rows), held_out.width).T.reshape(-1)
-        losses, metrics = self._row_losses(held_out, rows, blocks, point)
-        return {"loss": float(losses.double().mean())} | {name: metric.value for name, metric in metrics.items()}
-
-    def step_done(self, step: int) -> None:
-        """Nothing follows the parameters."""
+        rows = list(range(len(part)))
+        total, count, measured = 0.0, 0.0, []
+        with evaluating(self.model), torch.no_grad():
+            facts = self._facts(part, rows, self._running)
+            for group in self._scoring.passes(part.sizes)[self.ranks.rank :: self.ranks.world_size]:
+                self.stop.raise_if_requested()
+                sequences = self._scoring.batch([sequence for row in group for sequence in part.sequences[row]])
+                losses, metrics, mask = self._losses(part, group, sequences.to(self.ranks.device), facts)
+                counted = losses if mask is None else losses[mask]
+                total, count = total + float(counted.double().sum()), count + counted.numel()
+                measured.append(metrics | {"loss": Metric(total, count)})
+        shares = self.ranks.gather((total, count, merge(measured)))
+        metrics = merge(share for _, _, share in shares)
+        loss = sum(share[0] for share in shares) / sum(share[1] for share in shares)
+        return {name: metric.value for name, metric in metrics.items()} | {"loss": loss}
 
     def state_dict(self) -> dict[str, Any]:
         """The digest of the training rows: steps are positions in these rows and in no others."""
-        return rows_state(self.data_digest, len(self.train.data.rows))
+        return rows_state(self.data_digest, len(self.train.data.rows)) | {"running": self._running.tolist()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Refuses to go on with other rows than those the checkpoint was trained on."""
         refuse_other_rows(state, self.data_digest, len(self.train.data.rows))
+        self._running = torch.tensor(state["running"], dtype=torch.float64)
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """No state is kept in tensors."""
-        return {}
+        """Multipliers of rows and the parameters of a reference that moves, where the job has them."""
+        found = {} if self._multipliers is None else {"multipliers": self._multipliers}
+        if self._moving is not None:
+            found |= {f"reference/{name}": value for name, value in self._moving.tensors(self.model).items()}
+        return found
 
     def load_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
-        """There are none."""
+        """Restores `tensors`."""
+        if self._multipliers is not None:
+            self._multipliers = tensors["multipliers"].clone()
+        if self._moving is not None:
+            moved = {name.removeprefix("reference/"): value for name, value in tensors.items() if "/" in name}
+            self._moving.load(moved)
 
     def close(self) -> None:
         """Nothing was started."""
 
-    def _parts(self) -> Iterator[ScoredData]:
+    @property
+    def _needs_tokens(self) -> bool:
+        weighs = self._weighting is not None and self._weighting.needs_tokens
+        return weighs or any(part.needs_tokens for part in self._parts)
+
+    def _sets(self) -> Iterator[ScoredRows]:
         yield self.train
         if self.evaluation is not None:
             yield self.evaluation
 
-    def _load_model(self, config: TrainerConfig) -> nn.Module:
-        spec = spec_of(config)
-        checkpointing = spec.training.activation_checkpointing
-        if self._scores_rows:
-            model = load_reward_model(
-                config.paths.model,
-                pad_token_id=self.tokenizer.pad_token_id,
-                seed=spec.training.seed,
-                dtype=spec.model.dtype,
-                device=self.ranks.device,
-                activation_checkpointing=checkpointing,
-            )
-        else:
-            model = load_policy(
-                config.paths.model,
-                dtype=spec.model.dtype,
-                device=self.ranks.device,
-                activation_checkpointing=checkpointing,
-            )
-            check_head(model)
-        if spec.peft is None:
-            return model
-        head = HEAD if self._scores_rows else None
-        return add_lora(model, spec.peft.value, seed=spec.training.seed, scalar_head=head)
-
-    def _prepare_reference(self, config: TrainerConfig) -> None:
-        """Computes the reference's log-probabilities of all rows, once.
-
-        Without `spec.reference` the reference is the policy as it is now, before its first update and before any
-        checkpoint is restored, so no second model is held in memory.
-        """
-        if isinstance(self.objective, Kto):
-            for part in self._parts():
-                part.mismatched = mismatched_sequences(part.data)
-        if not self.objective.needs_reference:
-            return
-        model = self.model if config.paths.reference is None else open_reference(config, self.model).model
-        for part in self._parts():
-            part.reference = self._score(part.data.flat_sequences(), model).view(-1, part.width)
-            if part.mismatched:
-                part.mismatched_reference = self._score(part.mismatched, model)
-
-    def _reference_point(self, part: ScoredData, rows: list[int]) -> torch.Tensor | None:
-        """KTO's z_0 over `rows`, from a pass without gradients over their mismatched sequences; all ranks take part."""
-        if part.mismatched_reference is None:
+    def _open_moving_reference(self, config: TrainerConfig) -> MovingReference | None:
+        if not self.objective.moves_reference:
             return None
-        policy = self._score([part.mismatched[row] for row in rows])
-        return kto_reference_point(policy, part.mismatched_reference[rows])
+        start = config.model_copy(deep=True)
+        start.paths.model = config.paths.reference or config.paths.model
+        model = load_trained_model(start, self.tokenizer.pad_token_id, self.ranks.device)
+        return MovingReference(model, self.objective.mix, self.objective.every_steps)
 
-    def _micro_batch(
-        self, rows: list[int], total_rows: int, total_tokens: int, point: torch.Tensor | None
-    ) -> MicroBatch:
-        sequences = [self.train.data.sequences[row][column] for column in range(self.train.width) for row in rows]
-        padded = pad_sequences(sequences, self.tokenizer.pad_token_id)
-        return MicroBatch(padded, torch.tensor(rows), total_rows, total_tokens, point)
+    def _prepare_references(self, config: TrainerConfig) -> None:
+        """Computes the log-probabilities of a reference that stays as it is, once, for the rows that will be used."""
+        if self._moving is not None or not any(part.needs_reference for part in self._parts):
+            return
+        by_token = any(part.needs_tokens and part.needs_reference for part in self._parts)
+        score = partial(reference_logprobs, config, self.model, layout=self._scoring, ranks=self.ranks)
+        for part in self._sets():
+            if by_token:
+                part.reference_by_token = score(part.sequences, by_token=True)
+                totals = torch.cat([part.reference_by_token.new_zeros(1), part.reference_by_token.double().cumsum(0)])
+                part.reference = (totals[part.first_token[1:]] - totals[part.first_token[:-1]]).float()
+            else:
+                part.reference = score(part.sequences, by_token=False)
+            if isinstance(self.objective, Kto):
+                mismatched = [[sequence] for sequence in mismatched_sequences(part.data)]
+                part.mismatched = mismatched, score(mismatched, by_token=False)
 
-    def _values(self, sequences: SequenceBatch, model: nn.Module | None = None) -> torch.Tensor:
-        """[S]: log pi(y|x) of every sequence, or its scalar score for a reward model."""
-        if self._scores_rows:
-            return sequence_scores(model or self.model, sequences)
-        return completion_logprobs(model or self.model, sequences).sums
+    def _facts(self, part: ScoredRows, rows: list[int], running: torch.Tensor) -> StepFacts:
+        """What the losses of `rows` take from all of them; all ranks take part."""
+        point = whole = reward = positions = None
+        if part.mismatched is not None:
+            sequences, reference = part.mismatched
+            point = kto_reference_point(self._score([sequences[row] for row in rows]), reference[rows])
+        if any(objective.needs_whole_step for objective in self._parts):
+            values = self._score([part.sequences[row] for row in rows])
+            whole = row_inputs(self.objective, part, rows, SequenceValues(values), StepFacts())
+            positions = {row: place for place, row in enumerate(rows)}
+        if isinstance(self.objective, Bco) and isinstance(whole, Unpaired):
+            if part is self.train:
+                self._next_running = torch.stack(updated_running_reward(self.objective, running[0], running[1], whole))
+                running = self._next_running
+            reward = running[0]
+        return StepFacts(point, reward, whole, positions)
 
-    def _score(self, sequences: Sequence[TokenSequence], model: nn.Module | None = None) -> torch.Tensor:
-        """[S] on the CPU, without gradients and without dropout."""
-        scorer = model or self.model
-        with evaluating(scorer):
-            return score_sequences(
-                lambda batch: self._values(batch, scorer),
-                sequences,
-                pad_id=self.tokenizer.pad_token_id,
-                token_budget=self._token_budget,
-                max_rows=self._evaluation_batch_size,
-                ranks=self.ranks,
-            )
+    def _losses(
+        self, part: ScoredRows, rows: list[int], sequences: SequenceBatch, facts: StepFacts
+    ) -> tuple[torch.Tensor, dict[str, Metric], torch.Tensor | None]:
+        """The objective's losses of `rows`, metrics, and, where losses are of tokens, the mask of those that count."""
+        inputs = row_inputs(self.objective, part, rows, self._values(sequences), facts)
+        losses, metrics = self._implementation(self.objective, inputs)
+        if self._weighting is not None and isinstance(inputs, Pairs):
+            weights = PAIR_WEIGHTINGS.of(self._weighting)(self._weighting, inputs)
+            losses, metrics = losses * weights, metrics | {"weight": Metric.mean_of(weights)}
+        if losses.dim() == 2 and isinstance(inputs, Demonstrations) and inputs.completion.by_token is not None:
+            return losses, metrics, inputs.completion.by_token.mask
+        return losses, metrics, None
 
-    def _row_losses(
-        self, part: ScoredData, rows: torch.Tensor, values: torch.Tensor, point: torch.Tensor | None
-    ) -> tuple[torch.Tensor, dict[str, Metric]]:
-        """The objective on `values`, k blocks of [B], for the rows `rows` of `part`."""
-        device = values.device
-        columns = values.view(part.width, len(rows))
-        reference = None if part.reference is None else part.reference[rows].T.to(device)
-        if self._scores_rows:
-            scores = columns.T
-            return self._implementation(self.objective, Scores(scores, torch.ones_like(scores, dtype=torch.bool)))
-        tokens = part.tokens[rows].T.to(device)
-        completions = [
-            Completions(column, tokens[index], None if reference is None else reference[index])
-            for index, column in enumerate(columns)
-        ]
-        if part.desirable is not None:
-            desirable = part.desirable[rows].to(device)
-            point = None if point is None else point.to(device)
-            return self._implementation(self.objective, Unpaired(completions[0], desirable, point))
-        return self._implementation(self.objective, Pairs(completions[0], completions[1]))
+    def _values(self, sequences: SequenceBatch) -> SequenceValues:
+        """What the policy, and a reference that moves, say about `sequences`."""
+        if self.objective.trains_scalar_head:
+            return SequenceValues(sequence_scores(self.model, sequences))
+        logprobs = completion_logprobs(self.model, sequences)
+        reference = None
+        if self._moving is not None:
+            with torch.no_grad():
+                reference = completion_logprobs(self._moving.model, sequences)
+        by_token = None
+        if self._needs_tokens:
+            by_token = TokenLogprobs(logprobs.values, logprobs.mask, None if reference is None else reference.values)
+        return SequenceValues(logprobs.sums, by_token, None if reference is None else reference.sums)
+
+    def _score(self, rows: list[list[TokenSequence]]) -> torch.Tensor:
+        """[S] on the CPU: the policy's values of all sequences of `rows`, without gradients and without dropout."""
+        with evaluating(self.model):
+            return score_rows(lambda batch: self._values(batch).values, rows, self._scoring, self.ranks)
 
 
 def build(config: TrainerConfig, ranks: Ranks, stop: StopRequest) -> PreferenceTask:

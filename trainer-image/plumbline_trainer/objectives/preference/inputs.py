@@ -12,6 +12,7 @@ through `whole_step`, which is the same for every micro-batch and rank.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -80,6 +81,15 @@ class Completions:
         if self.score is None:
             raise ValueError("this objective needs scores")
         return self.score
+
+    def take(self, index: torch.Tensor) -> Completions:
+        """The completions at the positions `index`, int64 of any shape; one of more than one dimension leaves out
+        what is known of single tokens."""
+        by_token = None
+        if self.by_token is not None and index.dim() == 1:
+            by_token = TokenLogprobs(**{name: _take(value, index) for name, value in vars(self.by_token).items()})
+        others = {name: _take(value, index) for name, value in vars(self).items() if name != "by_token"}
+        return Completions(**others, by_token=by_token)
 
 
 @dataclass(frozen=True)
@@ -174,3 +184,8 @@ class Scores:
 
     labels: torch.Tensor | None = None
     """[B, K] float: the data's scores of the completions; None where the data has none."""
+
+
+def _take(values: Any, index: torch.Tensor) -> Any:
+    """`values` at `index`, along the first dimension; None stays None."""
+    return None if values is None else values[index]

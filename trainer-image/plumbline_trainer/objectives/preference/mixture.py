@@ -14,8 +14,8 @@ def mixture(parameters: Mixture, pairs: Pairs) -> Losses:
     """Sum over objectives of weight x loss of the row (Wang et al. 2024, arXiv:2411.10442, eq. 1).
 
     Returns losses `[B]`. An objective on demonstrations, such as sft, learns from the chosen completions; its loss of
-    a row is the mean over the completion's tokens, as that paper's generation loss, so that long completions do not outweigh
-    the other objectives. Metrics are the first objective's, and each objective's loss as `loss/<key>`.
+    a row is the mean over the completion's tokens, like that paper's generation loss, so that long completions do not
+    outweigh the other objectives. Metrics are the first objective's, and each objective's loss as `loss/<key>`.
     """
     total = pairs.chosen.logprob.new_zeros(pairs.chosen.logprob.shape)
     metrics: dict[str, Metric] = {}
