@@ -93,6 +93,7 @@ class RLVRTask:
         self.tokenizer: Tokenizer = renderer.tokenizer
         self.train, self.evaluation = load_data_sets(config, partial(load_prompts, spec=spec, renderer=renderer))
         parts = [self.train] if self.evaluation is None else [self.train, self.evaluation]
+        self.data_status = self.train.status
         self.warnings = [warning for part in parts for warning in part.warnings]
         """What the user should know about the inputs."""
 
@@ -135,7 +136,8 @@ class RLVRTask:
         self._steps_done = step + 1
         batches = [self._micro_batch(group, rollout, fresh=update == 0) for group in self._groups(rollout.experiences)]
         trained = sum(batch.sequences.tokens for batch in batches)
-        return Batch(batches, trained if tokens is None else tokens, dict(rollout.metrics), phases)
+        metrics = dict(rollout.metrics)
+        return Batch(batches, trained if tokens is None else tokens, metrics=metrics, phase_seconds=phases)
 
     def loss(self, micro_batch: MicroBatch) -> tuple[Tensor, dict[str, Metric]]:
         """The micro-batch's share of the step's loss, and its metrics."""
