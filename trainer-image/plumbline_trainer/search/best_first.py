@@ -114,34 +114,34 @@ def best_first_search(
 ) -> Search:
     """Searches from `start` until the budget is spent, enough solutions are found or no state is open.
 
-    `alpha` in [0, 1] is the power of the length in the score of a path. A state is expanded once, on the path that
-    reached it first; a step that leads to it again is kept in the tree and not followed. Raises `ValueError` for an
-    alpha or a budget out of range, a log-probability above 0 and a length below 1.
+    `alpha` in [0, 1] is the power of the length in the score of a path. A state is expanded once, on the best path
+    to it that is known by then; a step that leads to it again is kept in the tree and not followed. Raises `ValueError`
+    for an alpha or a budget out of range, a log-probability above 0 and a length below 1.
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must be from 0 to 1, found {alpha}")
     if budget.expansions < 1 or budget.solutions < 1 or (budget.depth is not None and budget.depth < 1):
         raise ValueError(f"expansions, solutions and depth must be at least 1, found {budget}")
     tried = _Tried()
-    seen = {start}
+    expanded: set[State] = set()
     open_states: list[tuple[float, int, _Path[State]]] = [(0.0, 0, _Path(start))]
     arrival = count(1)
-    expansions = 0
-    while open_states and expansions < budget.expansions and len(tried.solutions) < budget.solutions:
+    while open_states and len(expanded) < budget.expansions and len(tried.solutions) < budget.solutions:
         path = heapq.heappop(open_states)[2]
-        expansions += 1
+        if path.state in expanded:
+            continue
+        expanded.add(path.state)
         for proposal in expand(path.state):
             _refuse_impossible(proposal)
             outcome = check(path.state, proposal.text)
             identity = tried.add(path.last, proposal.text, outcome)
             if not isinstance(outcome, Reached) or path.depth + 1 == budget.depth:
                 continue
-            if outcome.state in seen:
+            if outcome.state in expanded:
                 continue
-            seen.add(outcome.state)
             further = path.then(outcome.state, identity, proposal)
             heapq.heappush(open_states, (-score(further.logprob, further.length, alpha), next(arrival), further))
-    return Search(tried.tree(), tuple(tried.steps_to(solution) for solution in tried.solutions), expansions)
+    return Search(tried.tree(), tuple(tried.steps_to(solution) for solution in tried.solutions), len(expanded))
 
 
 def drop_solved(problems: Iterable[Problem], solves: Callable[[Problem], bool]) -> list[Problem]:
