@@ -112,10 +112,10 @@ def minimised(loss: Callable[[torch.Tensor], torch.Tensor], start: torch.Tensor)
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
         value = loss(logits.log_softmax(dim=0))
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         return value
 
-    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    optimizer.step(closure)
     return logits.detach().log_softmax(dim=0)
 
 
@@ -205,6 +205,17 @@ def test_ddo_s_optimum_is_the_distribution_of_the_demonstrations(weight: float) 
     assert divergence(DATA.log(), policy) < 1e-6
 
 
+def test_ddo_with_a_small_scale_overshoots_the_demonstrations() -> None:
+    """pi_ref^(1 - 1/beta) p^(1/beta) / Z, for the shift beta log Z."""
+    beta = 0.5
+    overshot = (1 - 1 / beta) * REFERENCE + DATA.log() / beta
+    policy = minimised(
+        lambda p: ddo_on_a_table(Ddo(beta=beta, shift=beta * float(overshot.logsumexp(dim=0))), p, REFERENCE), REFERENCE
+    )
+    assert divergence(overshot.log_softmax(dim=0), policy) < 1e-6
+    assert policy[1].exp() > 0.7, "the answer that the reference has too seldom is raised beyond the data's 0.6"
+
+
 def test_ddo_at_its_optimum_has_the_demonstrations_as_fixed_point_of_rounds() -> None:
     policy = minimised(lambda p: ddo_on_a_table(Ddo(), p, DATA.log()), DATA.log())
     assert divergence(DATA.log(), policy) < 1e-10
@@ -226,7 +237,7 @@ def test_rounds_of_ddo_shorten_the_distance_to_the_demonstrations() -> None:
     assert distances[-1] < 0.05 * distances[0]
 
 
-# --- numbers at the edge, inputs that are missing ---------------------------------------------------------------------
+# --- numbers at the edge, splits of a batch, inputs that are missing --------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -240,6 +251,18 @@ def test_extreme_margins_stay_finite(dtype: torch.dtype) -> None:
         )
         gradients = torch.autograd.grad(losses.sum(), (first, second, third))
         assert losses.isfinite().all() and all(gradient.isfinite().all() for gradient in gradients)
+
+
+def test_rows_do_not_see_each_other() -> None:
+    first, second = vector(-3, -9, -0.5), vector(-4.5, -8, -6)
+    samples = torch.tensor([[-2.0, -4.0], [-1.0, -7.0], [-3.0, -3.5]], dtype=torch.float64)
+    typos = typo(Typo(), sampled_pairs(first, second, samples))[0]
+    ddos = ddo(Ddo(), demonstrations_of(first, second, samples, samples.flip(0)))[0]
+    for row in range(3):
+        one = slice(row, row + 1)
+        assert torch.equal(typos[one], typo(Typo(), sampled_pairs(first[one], second[one], samples[one]))[0])
+        alone = demonstrations_of(first[one], second[one], samples[one], samples.flip(0)[one])
+        assert torch.equal(ddos[one], ddo(Ddo(), alone)[0])
 
 
 def test_missing_samples_and_references_are_named() -> None:

@@ -174,7 +174,22 @@ def kl(p: torch.Tensor, q: torch.Tensor) -> float:
     return float((p.exp() * (p - q)).sum())
 
 
-# --- numbers at the edge, inputs that are missing ---------------------------------------------------------------------
+# --- splits of a batch, numbers at the edge, inputs that are missing --------------------------------------------------
+
+
+@pytest.mark.parametrize("parameters", [Sft(), SftDivergence(), SftDivergence(divergence="hellinger"), Unlikelihood()])
+def test_rows_and_padding_do_not_change_a_row(parameters: Any) -> None:
+    policy, reference = vector(-1, -2, -9, -3, -0.5, -4).view(2, 3), vector(-2, -1, -5, -4, -1, -3).view(2, 3)
+    mask = torch.tensor([[True, True, False], [True, True, True]])
+
+    def of(rows: slice, width: int) -> torch.Tensor:
+        side = completions_by_token(policy[rows, :width], mask[rows, :width], reference[rows, :width])
+        inputs = Pairs(side, side) if parameters.data_shape == "pairs" else Demonstrations(side)
+        losses: torch.Tensor = implementation_of(parameters)(parameters, inputs)[0]
+        return losses
+
+    together, alone = of(slice(0, 2), 3)[0], of(slice(0, 1), 2)[0]
+    torch.testing.assert_close(together[..., :2] if together.ndim else together, alone, atol=0, rtol=1e-15)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

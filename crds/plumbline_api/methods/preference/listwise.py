@@ -10,7 +10,7 @@ from plumbline_api.methods.preference.family import PreferenceObjective
 
 
 class Rrhf(PreferenceObjective, key="rrhf"):
-    """RRHF: a hinge on the length-normalised log-probabilities of all pairs of a list that stand in the wrong order, plus the likelihood of the best completion (Yuan et al. 2023, arXiv:2304.05302, eqs. 2-4; on code with rewards from tests: Duan et al. 2023, arXiv:2312.05657)."""
+    """RRHF: a hinge on the length-normalised log-probabilities of all pairs of a list that stand in the wrong order, plus the likelihood of the best completion (Yuan et al. 2023, arXiv:2304.05302, sec. 3; on code with rewards from tests: Duan et al. 2023, arXiv:2312.05657)."""
 
     data_shape = "lists"
     needs_reference = False

@@ -67,7 +67,7 @@ class Cpo(PreferenceObjective, key="cpo"):
 
 
 class Slic(PreferenceObjective, key="slic"):
-    """Sequence likelihood calibration (SLiC-HF): a hinge on the log-probabilities of chosen and rejected, plus the likelihood of the chosen completion as target (Zhao et al. 2023, arXiv:2305.10425, eq. 1)."""
+    """Sequence likelihood calibration (SLiC-HF): a hinge on the log-probabilities of chosen and rejected, plus the likelihood of the chosen completion as target (Zhao et al. 2023, arXiv:2305.10425)."""
 
     needs_reference = False
 

@@ -43,7 +43,7 @@ class Ddo(PreferenceObjective, key="ddo"):
         1.0,
         gt=0,
         le=100,
-        description="Scale of the log-ratio in the discriminator. 1 has the demonstrations' distribution as optimum; smaller values overshoot it and saturate later on long completions.",
+        description="Scale of the log-ratio in the discriminator. 1 has the demonstrations' distribution as optimum; smaller values overshoot it, and saturate later where log-ratios are large (0.02 in the paper for autoregressive image models).",
     )
     shift: float = Field(
         0.0,
@@ -51,7 +51,9 @@ class Ddo(PreferenceObjective, key="ddo"):
         le=100,
         description="Added to the discriminator's logit. -log(sampleWeight) keeps the optimum when sampleWeight is not 1.",
     )
-    sample_weight: float = Field(1.0, gt=0, le=1000, description="Weight of the samples' term (alpha).")
+    sample_weight: float = Field(
+        1.0, gt=0, le=1000, description="Weight of the samples' term (alpha); the paper searches 0.5 to 100."
+    )
     samples_per_prompt: int = Field(
         1, ge=1, le=64, description="Completions drawn from the reference for each prompt, once, before training."
     )

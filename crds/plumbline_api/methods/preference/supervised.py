@@ -36,7 +36,7 @@ class SftDivergence(PreferenceObjective, key="sftDivergence"):
 
 
 class Unlikelihood(PreferenceObjective, key="unlikelihood"):
-    """Unlikelihood training on pairs: likelihood of the tokens of the chosen completion, and -log(1 - p) of the tokens of the rejected one (Welleck et al. 2020, arXiv:1908.04319, eq. 7)."""
+    """Unlikelihood training on pairs: likelihood of the tokens of the chosen completion, and -log(1 - p) of the tokens of the rejected one (Welleck et al. 2020, arXiv:1908.04319, sec. 5)."""
 
     needs_reference = False
     needs_tokens = True

@@ -21,7 +21,7 @@ LARGEST_SCORE = 64.0
 
 @implements(Rrhf)
 def rrhf(parameters: Rrhf, lists: Lists) -> Losses:
-    """RRHF (Yuan et al. 2023, arXiv:2304.05302, eqs. 2-4; Duan et al. 2023, arXiv:2312.05657, for code optimization).
+    """RRHF (Yuan et al. 2023, arXiv:2304.05302, sec. 3; Duan et al. 2023, arXiv:2312.05657, for code optimization).
 
     sum over pairs with score_i > score_j of max(0, p_j - p_i), p = log pi(y|x) / |y|, plus c times the negative
     log-likelihood of the best completion, averaged over its tokens if `length_normalized`. Where several share the
@@ -58,7 +58,7 @@ def exo_listwise(parameters: ExoListwise, lists: Lists) -> Losses:
 
 @implements(PlackettLuce)
 def plackett_luce(parameters: PlackettLuce, lists: Lists) -> Losses:
-    """Listwise DPO (Rafailov et al. 2023, arXiv:2305.18290, appendix A.3, eq. 20).
+    """Listwise DPO (Rafailov et al. 2023, arXiv:2305.18290, appendix A.3).
 
     -sum_k [beta h(y_k) - log sum_{j: score_j <= score_k} exp(beta h(y_j))]: the Plackett-Luce likelihood of the ranking
     by score. Two completions give DPO; the last of a ranking contributes 0. Among equal scores each competes with all

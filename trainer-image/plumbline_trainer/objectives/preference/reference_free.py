@@ -59,7 +59,7 @@ def shaped_reward(logprob: torch.Tensor, alpha: float) -> torch.Tensor:
 
 @implements(Orpo)
 def orpo(parameters: Orpo, pairs: Pairs) -> Losses:
-    """Odds ratio preference optimization (Hong et al. 2024, arXiv:2403.07691, eqs. 3 to 7).
+    """Odds ratio preference optimization (Hong et al. 2024, arXiv:2403.07691, eqs. 6 and 7).
 
     -log pi(y_w|x) / |y_w| - lambda log sigma(log(odds(y_w) / odds(y_l))), with odds(y) = p / (1 - p) and p the
     length-normalised probability pi(y|x)^(1/|y|). Rewards are the log-odds.
@@ -90,7 +90,7 @@ def cpo(parameters: Cpo, pairs: Pairs) -> Losses:
 
 @implements(Slic)
 def slic(parameters: Slic, pairs: Pairs) -> Losses:
-    """Sequence likelihood calibration with human feedback (Zhao et al. 2023, arXiv:2305.10425, eq. 1).
+    """Sequence likelihood calibration with human feedback (Zhao et al. 2023, arXiv:2305.10425).
 
     max(0, delta - log pi(y_w|x) + log pi(y_l|x)) - lambda log pi(y_w|x). The paper's second term takes a target text
     of its own; here it is the chosen completion, as pairs carry no other. Rewards are log pi.

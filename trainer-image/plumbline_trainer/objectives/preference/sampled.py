@@ -39,9 +39,11 @@ def ddo(parameters: Ddo, rows: Demonstrations) -> Losses:
 
     -log sigma(d(y)) - alpha mean over samples y' of log sigma(-d(y')), with the discriminator's logit d(y) =
     beta h(y) + s and y' drawn from the reference. A discriminator is optimal at d = log p(y) - log pi_ref(y) - log
-    alpha, p the distribution of the demonstrations. So h* = (log p - log pi_ref - log alpha - s) / beta: with beta = 1
-    and s = -log alpha the policy is p exactly, and taking the policy as the next round's reference changes nothing
-    more. Rewards are d; a demonstration is told right where d is positive, a sample where it is negative.
+    alpha, p the distribution of the demonstrations, so h* = (log p - log pi_ref - log alpha - s) / beta. With beta = 1
+    and s = -log alpha the policy is p exactly, and taking it as the next round's reference changes nothing more. With
+    beta below 1 it overshoots: pi* = pi_ref^(1 - 1/beta) p^(1/beta) / Z at s = beta log Z - log alpha. The shift is
+    ours; the paper has s = 0. Losses `[B]`. Rewards are d; a demonstration is told right where d is positive, a sample
+    where it is negative.
     """
     samples = _samples_of(rows)
     demonstrated = parameters.beta * rows.completion.log_ratio + parameters.shift

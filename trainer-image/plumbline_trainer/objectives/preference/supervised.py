@@ -73,7 +73,7 @@ def sft_divergence(parameters: SftDivergence, rows: Demonstrations) -> Losses:
 
 @implements(Unlikelihood)
 def unlikelihood(parameters: Unlikelihood, pairs: Pairs) -> Losses:
-    """Unlikelihood training (Welleck et al. 2020, arXiv:1908.04319, eq. 7), on pairs.
+    """Unlikelihood training (Welleck et al. 2020, arXiv:1908.04319, sec. 5), on pairs.
 
     -(1/|y_w|) sum_t log pi(y_w,t) - alpha (1/|y_l|) sum_t log(1 - pi(y_l,t)): the paper's sequence-level loss, whose
     negative candidates at position t are here the token y_l,t of the rejected completion. Losses `[B]`. Each side is
