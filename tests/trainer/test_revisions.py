@@ -56,6 +56,14 @@ def test_sequences_follow_the_order_of_their_names(chat_tokenizer: PreTrainedTok
         assert completion.replace(" ", "") == f"{shown[written]}<eos>".replace(" ", "")
 
 
+def test_a_step_is_revised_within_the_answer_that_it_continues(chat_tokenizer: PreTrainedTokenizerFast) -> None:
+    step = PairRow("train.jsonl:2", "add", "so 4", "so 5", prefix="2+2 ", final=False)
+    (sequences,) = revision_sequences([step], CHAT, Renderer(chat_tokenizer))
+    prompt = chat_tokenizer.decode(sequences[0].prompt_ids).replace(" ", "")
+    assert prompt == "<bos><user>add\n<assistant>2+2so5<eos>\n<user>improve\n<assistant>2+2"
+    assert chat_tokenizer.decode(sequences[0].completion_ids).replace(" ", "") == "so4"
+
+
 def test_a_row_whose_revision_cannot_be_rendered_is_named(chat_tokenizer: PreTrainedTokenizerFast) -> None:
     conversation = PairRow("train.jsonl:3", [{"role": "user", "content": "hello"}], "yes", "no")
     plain = Renderer(chat_tokenizer)

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from plumbline_trainer.data.batches import TokenSequence
+from plumbline_trainer.data.conversations import Prompt
 from plumbline_trainer.data.rendering import Renderer
-from plumbline_trainer.data.rows import PairRow, Prompt
+from plumbline_trainer.data.rows import PairRow
 
 REVISIONS = ("chosen_given_rejected", "rejected_given_rejected", "chosen_given_chosen", "rejected_given_chosen")
 """The fields of `objectives.preference.inputs.Revisions` in the order of a row's sequences: neighbours share their
@@ -43,22 +44,29 @@ def revision_prompt(prompt: Prompt, answer: str, template: RevisionTemplate) -> 
 
 
 def revision_prompts(row: PairRow, template: RevisionTemplate) -> tuple[Prompt, Prompt]:
-    """The prompts for a revision of the row's rejected and of its chosen completion."""
+    """The prompts for a revision of the row's rejected and of its chosen completion, each after the row's prefix."""
     return (
-        revision_prompt(row.prompt, row.rejected, template),
-        revision_prompt(row.prompt, row.chosen, template),
+        revision_prompt(row.prompt, row.prefix + row.rejected, template),
+        revision_prompt(row.prompt, row.prefix + row.chosen, template),
     )
 
 
 def revision_sequences(
     rows: Sequence[PairRow], template: RevisionTemplate, renderer: Renderer
 ) -> list[list[TokenSequence]]:
-    """The four sequences of every row in the order of `REVISIONS`. Raises `DataError` naming the row."""
+    """The four sequences of every row in the order of `REVISIONS`.
+
+    A revision begins with the row's prefix, as the completions do, and ends as they end. Raises `DataError` naming the
+    row.
+    """
+    twice = [row for row in rows for _ in range(2)]
     prompts = [prompt for row in rows for prompt in revision_prompts(row, template)]
-    places = [row.place for row in rows for _ in range(2)]
-    prompt_ids = renderer.prompt_ids(prompts, places)
-    chosen = renderer.completion_ids(prompts, [row.chosen for row in rows for _ in range(2)], places)
-    rejected = renderer.completion_ids(prompts, [row.rejected for row in rows for _ in range(2)], places)
+    places, prefixes = [row.place for row in twice], [row.prefix for row in twice]
+    prompt_ids = renderer.prompt_ids(prompts, places, prefixes)
+    chosen, rejected = (
+        renderer.completion_ids(prompts, completions, places, prefixes, [row.final for row in twice])
+        for completions in ([row.chosen for row in twice], [row.rejected for row in twice])
+    )
     return [
         [
             TokenSequence(prompt_ids[position], completions[position])
