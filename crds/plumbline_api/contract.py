@@ -16,7 +16,7 @@ from plumbline_api.base import ApiModel
 from plumbline_api.conditions import Reason
 from plumbline_api.preference_job import PreferenceJobSpec
 from plumbline_api.rlvr_job import RLVRJobSpec
-from plumbline_api.status import CheckpointStatus, Inputs, MetricValue, OutputStatus
+from plumbline_api.status import BestCheckpointStatus, CheckpointStatus, DataStatus, Inputs, MetricValue, OutputStatus
 
 CONTRACT_VERSION = "v1"
 
@@ -81,7 +81,10 @@ class TrainerPaths(ApiModel):
 
     model: str = Field(description="Directory of the model.")
     reference: str | None = Field(None, description="Directory of the reference model; default: the model.")
-    train: str = Field(description="File with the training rows.")
+    train: str | None = Field(None, description="File with the training rows, where the spec has data.train.")
+    mixture: dict[str, str] = Field(
+        default_factory=dict, description="File of each source of the training rows, by name, for data.mixture."
+    )
     evaluation: str | None = Field(None, description="File with the held-out rows.")
     rewards: dict[str, str] = Field(
         default_factory=dict, description="File with the code of each reward component that has code, by name."
@@ -137,7 +140,11 @@ class StatusReport(ApiModel):
     metrics: list[MetricValue] = Field(default_factory=list, max_length=64, description="Last values of the metrics.")
     score: MetricValue | None = Field(None, description="The metric that stands for the run in one number.")
     checkpoint: CheckpointStatus | None = Field(None, description="The newest verified checkpoint.")
+    best_checkpoint: BestCheckpointStatus | None = Field(
+        None, description="The checkpoint with the best held-out value."
+    )
     inputs: Inputs | None = Field(None, description="Digests of what went into the run.")
+    data: DataStatus | None = Field(None, description="What became of the training rows between file and model.")
     warnings: list[str] = Field(
         default_factory=list,
         max_length=16,
@@ -158,5 +165,9 @@ class TerminationMessage(ApiModel):
     score: MetricValue | None = Field(None, description="The metric that stands for the run in one number.")
     metrics: list[MetricValue] = Field(default_factory=list, max_length=64, description="Last values of the metrics.")
     checkpoint: CheckpointStatus | None = Field(None, description="The newest verified checkpoint.")
+    best_checkpoint: BestCheckpointStatus | None = Field(
+        None, description="The checkpoint with the best held-out value."
+    )
     inputs: Inputs | None = Field(None, description="Digests of what went into the run.")
+    data: DataStatus | None = Field(None, description="What became of the training rows between file and model.")
     output: OutputStatus | None = Field(None, description="The trained model.")

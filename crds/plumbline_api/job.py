@@ -76,6 +76,11 @@ class JobSpec(ApiModel):
             for name in ("everySteps", "maxRows")
         ),
         Rule(
+            has("evaluation.everySteps").when(has("checkpoint.best")),
+            "checkpoint.best needs evaluation.everySteps: without evaluations on the way there is nothing to compare",
+            path="checkpoint.best",
+        ),
+        Rule(
             ~_SAME_FOLDER,
             "checkpoint.volume must not be the folder of output.volume: the model would be written among the checkpoints",
             path="checkpoint.volume",

@@ -92,6 +92,21 @@ class Evaluation(ApiModel):
     batch_size: int = Field(64, ge=1, le=65_536, description="Rows in one forward pass.")
 
 
+class BestCheckpoint(ApiModel):
+    """Keep the checkpoint with the best held-out value, whatever its age."""
+
+    metric: str = Field(
+        "rewards/accuracy",
+        min_length=1,
+        max_length=128,
+        description="Metric of the evaluation that is compared, as in status.metrics without `evaluation/`. The model before the first step does not take part.",
+    )
+    mode: Literal["max", "min"] = Field("max", description="Whether the largest or the smallest value is the best.")
+    export: bool = Field(
+        False, description="Write the model of this checkpoint to the output, and not that of the last step."
+    )
+
+
 class Checkpoint(ApiModel):
     """When the complete state of the run is saved, and where."""
 
@@ -103,6 +118,10 @@ class Checkpoint(ApiModel):
         description="Save when the last checkpoint is older than this; 0 switches this off. A checkpoint is also written on SIGTERM and at the end.",
     )
     keep: int = Field(2, ge=1, le=1000, description="Number of newest verified checkpoints that are kept.")
+    best: BestCheckpoint | None = Field(
+        None,
+        description="Also keep the checkpoint with the best held-out value; it is saved right after its evaluation.",
+    )
     volume: OutputVolume | None = Field(
         None, description="Volume and folder for checkpoints; default: `checkpoints` below the output folder."
     )

@@ -53,6 +53,15 @@ class CheckpointStatus(ApiModel):
     verified: bool = Field(description="Whether every file's digest matched.")
 
 
+class BestCheckpointStatus(ApiModel):
+    """The checkpoint with the best held-out value."""
+
+    step: int = Field(ge=0, description="Step after which it was taken.")
+    uri: str = Field(max_length=4096, description="Where it is.")
+    metric: str = Field(min_length=1, max_length=128, description="Metric that was compared.")
+    value: float = Field(description="Its value in the evaluation after that step.")
+
+
 class Attempt(ApiModel):
     """One start of the job's pods."""
 
@@ -110,6 +119,36 @@ class Inputs(ApiModel):
     rewards: str | None = Field(None, max_length=128, description="Digest of the reward code.")
 
 
+class RowCount(ApiModel):
+    """Rows that share a fate, and why."""
+
+    reason: str = Field(
+        min_length=1, max_length=63, description="One word, such as Duplicate; docs/data.md has the list."
+    )
+    rows: int = Field(ge=0, description="Number of rows.")
+
+
+class DataStatus(ApiModel):
+    """What became of the training rows between file and model."""
+
+    rows_read: int = Field(ge=0, description="Rows of the files.")
+    rows_used: int = Field(
+        ge=0, description="Rows that the job learns from; more than were read where one gives several pairs."
+    )
+    dropped: list[RowCount] = Field(
+        default_factory=list,
+        max_length=16,
+        description="Rows that were left out.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["reason"]},
+    )
+    changed: list[RowCount] = Field(
+        default_factory=list,
+        max_length=16,
+        description="Rows that are used in another form than they were read.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["reason"]},
+    )
+
+
 class OutputStatus(ApiModel):
     """The trained model."""
 
@@ -152,6 +191,9 @@ class JobStatus(ApiModel):
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     )
     checkpoint: CheckpointStatus | None = Field(None, description="The newest verified checkpoint.")
+    best_checkpoint: BestCheckpointStatus | None = Field(
+        None, description="The checkpoint with the best held-out value, where checkpoint.best asks for it."
+    )
     attempts: list[Attempt] = Field(
         default_factory=list,
         max_length=5,
@@ -162,6 +204,7 @@ class JobStatus(ApiModel):
     usage: Usage | None = Field(None, description="What the job cost so far.")
     snapshot: SnapshotStatus | None = Field(None, description="The stored resolution of spec and runtime.")
     inputs: Inputs | None = Field(None, description="Digests of what went into the run.")
+    data: DataStatus | None = Field(None, description="What became of the training rows between file and model.")
     output: OutputStatus | None = Field(None, description="The trained model.")
     warnings: list[Annotated[str, Field(max_length=1024)]] = Field(
         default_factory=list,

@@ -341,6 +341,14 @@ BAD_SPECS = (
         "rule",
     ),
     BadSpec(
+        "best-checkpoint-of-no-evaluations",
+        PREF,
+        {"spec.checkpoint.best": {"metric": "loss", "mode": "min"}},
+        "spec.checkpoint.best",
+        "checkpoint.best needs evaluation.everySteps: without evaluations on the way there is nothing to compare",
+        "rule",
+    ),
+    BadSpec(
         "data-set-is-a-volume",
         PREF,
         {"spec.data.train.source.volume.path": REMOVED},

@@ -446,7 +446,8 @@ def test_what_a_pod_said_before_it_was_gone_is_kept(seen: str) -> None:
     world.set_policy(suspend=True)
     world.settle()
     checkpoint = {"step": 7, "time": "2030-01-01T00:00:00Z", "uri": "u", "digest": "d", "verified": True}
-    world.end_pod("tune-trainer-1-0", 85, words(reason="StoppedSaved", checkpoint=checkpoint))
+    best = {"step": 3, "uri": "b", "metric": "accuracy", "value": 0.5}
+    world.end_pod("tune-trainer-1-0", 85, words(reason="StoppedSaved", checkpoint=checkpoint, bestCheckpoint=best))
     world.remove_pod("tune-trainer-1-0")
     late, world.departed = world.departed, {} if seen == "after" else world.departed
     world.settle()
@@ -455,6 +456,7 @@ def test_what_a_pod_said_before_it_was_gone_is_kept(seen: str) -> None:
     world.settle()
     assert (world.status.attempts[0].reason, world.status.attempts[0].exit_code) == ("StoppedSaved", 85)
     assert world.status.checkpoint.step == 7
+    assert world.status.best_checkpoint.step == 3
     assert not world.decide().steps
 
 

@@ -157,6 +157,28 @@ def test_retention_never_counts_a_damaged_checkpoint(store: CheckpointStore) -> 
     assert store.newest_verified().step == 20  # type: ignore[union-attr]
 
 
+def test_retention_never_deletes_the_best(store: CheckpointStore) -> None:
+    store.save(10, snapshot(10), best=10)
+    for step in (20, 30, 40):
+        store.save(step, snapshot(step), best=10)
+    assert names_in(store.directory) == ["step-00000010", "step-00000030", "step-00000040"]
+    store.save(50, snapshot(50), best=50)
+    assert names_in(store.directory) == ["step-00000040", "step-00000050"]
+
+
+def test_the_parameters_of_one_checkpoint_are_verified_before_they_are_read(store: CheckpointStore) -> None:
+    store.save(10, snapshot(10))
+    store.save(20, snapshot(20))
+    assert torch.equal(store.load_parameters(10)["weight"], torch.full((4,), 10.0))
+    content = bytearray((store.directory / "step-00000010" / "parameters.safetensors").read_bytes())
+    content[-1] ^= 1
+    (store.directory / "step-00000010" / "parameters.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointUnreadable, match=r"step-00000010 cannot be used: the digest of parameters"):
+        store.load_parameters(10)
+    with pytest.raises(CheckpointUnreadable, match=r"step-00000015 cannot be used"):
+        store.load_parameters(15)
+
+
 def test_reaching_a_damaged_step_again_replaces_it(store: CheckpointStore) -> None:
     store.save(10, snapshot(10))
     store.save(20, snapshot(20))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from plumbline_api.contract import TerminationMessage
@@ -41,7 +43,20 @@ def test_a_run_reports_every_step_its_evaluations_and_its_result(model: Path, tm
     child = run_to_the_end(make_config(tmp_path, model, training=training(), evaluation={"everySteps": 2}))
     steps = events(child, "step")
     assert [line["step"] for line in steps] == [1, 2, 3, 4]
-    assert all({"loss", "gradient_norm", "learning_rate", "nll", "tokens", "seconds"} <= line.keys() for line in steps)
+    always = {
+        "loss",
+        "gradient_norm",
+        "learning_rate",
+        "nll",
+        "tokens",
+        "seconds",
+        "tokens_per_second",
+        "padding_share",
+    }
+    assert all(always <= line.keys() for line in steps)
+    # the toy says that it computes two positions for every token
+    assert all(line["padding_share"] == 0.5 for line in steps)
+    assert all(line["tokens_per_second"] == pytest.approx(line["tokens"] / line["seconds"], rel=0.01) for line in steps)
     assert [line["step"] for line in events(child, "evaluation")] == [0, 2, 4]
     words = TerminationMessage.model_validate(child.last_words())
     assert (words.reason, words.step, words.max_steps) == ("Completed", 4, 4)
@@ -79,6 +94,90 @@ def test_checkpoints_come_by_steps_and_at_the_end(model: Path, tmp_path: Path) -
 def test_without_an_interval_there_is_one_checkpoint_at_the_end(model: Path, tmp_path: Path) -> None:
     run_to_the_end(make_config(tmp_path, model, training=training(), checkpoint={"everySeconds": 0}))
     assert checkpoints_in(tmp_path) == ["step-00000004"]
+
+
+def best_run(**best: Any) -> dict[str, Any]:
+    """Blocks of a run whose held-out loss falls until step 4 and rises after it, with `TOY_FAULTS=RISING`."""
+    return {
+        "training": training(steps=8),
+        "evaluation": {"everySteps": 2},
+        "checkpoint": {"everySeconds": 0, "keep": 1, "best": {"metric": "nll", "mode": "min", **best}},
+    }
+
+
+RISING = '{"worse_after": 4}'
+
+
+def test_the_best_checkpoint_is_saved_after_its_evaluation_and_outlives_newer_ones(model: Path, tmp_path: Path) -> None:
+    child = run_to_the_end(make_config(tmp_path, model, **best_run()), TOY_FAULTS=RISING)
+    assert checkpoints_in(tmp_path) == ["step-00000004", "step-00000008"]
+    assert [Path(line["uri"]).name for line in events(child, "checkpoint")] == [
+        "step-00000002",
+        "step-00000004",
+        "step-00000008",
+    ]
+    values = {line["step"]: line["evaluation/nll"] for line in events(child, "evaluation")}
+    best = child.last_words()["bestCheckpoint"]
+    assert best == {
+        "step": 4,
+        "uri": str(tmp_path / "checkpoints" / "step-00000004"),
+        "metric": "nll",
+        "value": values[4],
+    }
+    assert values[4] == min(values.values())
+    last = load_file(tmp_path / "checkpoints" / "step-00000008" / "parameters.safetensors")
+    assert same_weights(tmp_path, last), "the last step's model is the result unless the best one is asked for"
+
+
+def test_the_best_model_can_be_the_result(model: Path, tmp_path: Path) -> None:
+    child = run_to_the_end(make_config(tmp_path, model, **best_run(export=True)), TOY_FAULTS=RISING)
+    best = load_file(tmp_path / "checkpoints" / "step-00000004" / "parameters.safetensors")
+    assert same_weights(tmp_path, best)
+    assert "8 steps done; the model after step 4, the best one, is in" in child.last_words()["message"]
+    assert json.loads((tmp_path / "model" / "plumbline.json").read_text())["step"] == 4
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert f"| {child.last_words()['bestCheckpoint']['value']:.6g} |" in card
+    again = run_to_the_end(make_config(tmp_path, model, **best_run(export=True)), TOY_FAULTS=RISING)
+    assert events(again, "step") == []
+    assert again.last_words()["output"] == child.last_words()["output"]
+
+
+def test_the_best_checkpoint_survives_interruptions(model: Path, tmp_path: Path) -> None:
+    whole = run_to_the_end(make_config(tmp_path / "whole", model, **best_run()), TOY_FAULTS=RISING)
+    config = make_config(tmp_path / "parts", model, **best_run())
+    for fault in ('"raise_at": 3', '"raise_at": 6'):
+        assert Child(config, TOY_FAULTS='{"worse_after": 4, ' + fault + "}").wait() == 70
+    last = run_to_the_end(config, TOY_FAULTS=RISING)
+    assert [line["step"] for line in events(last, "step")] == [5, 6, 7, 8], "the best one was the newest one"
+    expected, found = whole.last_words()["bestCheckpoint"], last.last_words()["bestCheckpoint"]
+    assert {**found, "uri": ""} == {**expected, "uri": ""}
+    assert checkpoints_in(tmp_path / "parts") == ["step-00000004", "step-00000008"]
+
+
+def test_a_best_checkpoint_by_an_unknown_metric_is_refused_at_the_first_evaluation(model: Path, tmp_path: Path) -> None:
+    child = Child(make_config(tmp_path, model, **best_run(metric="rewards/accuracy")))
+    assert child.wait() == 64
+    message = child.last_words()["message"]
+    assert message == ("checkpoint.best.metric 'rewards/accuracy' is no metric of the evaluation; these are: nll")
+    assert events(child, "step") == []
+
+
+def test_a_damaged_best_checkpoint_is_not_replaced_by_the_last_one_in_silence(model: Path, tmp_path: Path) -> None:
+    config = make_config(tmp_path, model, **best_run(export=True))
+    run_to_the_end(config, TOY_FAULTS=RISING)
+    damaged = tmp_path / "checkpoints" / "step-00000004" / "parameters.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    child = Child(config, TOY_FAULTS=RISING)
+    assert child.wait() == 74
+    assert "step-00000004 cannot be used" in child.last_words()["message"]
+
+
+def same_weights(folder: Path, parameters: dict[str, torch.Tensor]) -> bool:
+    """Whether the exported model of a run has these parameters."""
+    exported = load_file(folder / "model" / "model.safetensors")
+    return exported.keys() <= parameters.keys() and all(
+        torch.equal(tensor, parameters[name]) for name, tensor in exported.items()
+    )
 
 
 def test_a_run_that_is_done_only_exports_again(model: Path, tmp_path: Path) -> None:

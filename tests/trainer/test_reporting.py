@@ -16,7 +16,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from plumbline_api.contract import HEALTH_PATH, METRICS_PATH, STATUS_PATH, StatusReport
-from plumbline_api.status import CheckpointStatus
+from plumbline_api.status import BestCheckpointStatus, CheckpointStatus
 from plumbline_trainer.reporting.console import JsonConsole, ProgressConsole, open_console
 from plumbline_trainer.reporting.server import StatusServer
 from plumbline_trainer.reporting.status import StatusBoard
@@ -31,6 +31,8 @@ CHECKPOINT = CheckpointStatus.model_validate(
     }
 )
 
+BEST = BestCheckpointStatus(step=1, uri="/checkpoints/step-00000001", metric="accuracy", value=0.875)
+
 
 @pytest.fixture
 def board() -> StatusBoard:
@@ -41,6 +43,7 @@ def board() -> StatusBoard:
         board.step_done(step, seconds, 600, {"loss": 0.5, "margin": math.nan}, {"generate": 0.75, "update": 0.25})
     board.evaluated({"accuracy": 0.75}, {"accuracy": 0.25})
     board.checkpointed(CHECKPOINT, 0.5)
+    board.found_best(BEST)
     return board
 
 
@@ -65,6 +68,8 @@ def test_the_report_says_where_the_run_is_and_when_it_ends(board: StatusBoard) -
     assert report.tokens_per_second == 150.0
     assert report.phase_seconds == {"generate": 0.75, "update": 0.25}
     assert report.checkpoint == CHECKPOINT
+    assert report.best_checkpoint == BEST
+    assert board.termination_fields()["best_checkpoint"] == BEST
     assert report.last_step_time is not None
 
 
@@ -128,6 +133,8 @@ def test_metrics_are_prometheus_text(server: StatusServer) -> None:
     assert sample["plumbline_trainer_metric_first", "evaluation/accuracy"] == 0.25
     assert sample["plumbline_trainer_checkpoint_step",] == 2
     assert sample["plumbline_trainer_checkpoint_write_seconds",] == 0.5
+    assert sample["plumbline_trainer_best_checkpoint_step",] == 1
+    assert sample["plumbline_trainer_best_checkpoint_value",] == 0.875
     assert sample["plumbline_trainer_state", "training"] == 1
     assert sample["plumbline_trainer_state", "exporting"] == 0
     assert "process_resident_memory_bytes" in families

@@ -23,6 +23,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from plumbline_api.contract import TrainerConfig
+from plumbline_api.status import DataStatus
 from plumbline_trainer.data.order import derive_seed
 from plumbline_trainer.distributed import Ranks
 from plumbline_trainer.reporting.metrics import Metric, Metrics
@@ -43,6 +44,7 @@ class ToyBatch:
     tokens: int
     metrics: Metrics = field(default_factory=dict)
     phase_seconds: dict[str, float] = field(default_factory=lambda: {"draw": 0.0})
+    padded_tokens: int = 0
 
 
 class ToyTask:
@@ -50,6 +52,7 @@ class ToyTask:
 
     score_name = "nll"
     warnings: ClassVar[list[str]] = []
+    data_status: DataStatus | None = None
 
     def __init__(self, config: TrainerConfig, ranks: Ranks, stop: StopRequest) -> None:
         spec = config.spec
@@ -74,7 +77,8 @@ class ToyTask:
             # depends on the task's own state, as a curriculum would
             rows = rows.roll(self._steps_prepared, 0)
         mine = rows[self._ranks.rank :: self._ranks.world_size]
-        return ToyBatch(list(mine.split(self._spec.training.micro_batch_size or len(mine))), mine.numel())
+        micro_batches = list(mine.split(self._spec.training.micro_batch_size or len(mine)))
+        return ToyBatch(micro_batches, mine.numel(), padded_tokens=2 * mine.numel())
 
     def loss(self, micro_batch: torch.Tensor) -> tuple[torch.Tensor, Metrics]:
         logits = self.model(micro_batch).logits[:, :-1].float()
@@ -100,6 +104,7 @@ class ToyTask:
             rows = self._rows(10**6, 8)
             logits = self.model(rows).logits[:, :-1].float()
             nll = torch.nn.functional.cross_entropy(logits.reshape(-1, VOCABULARY), rows[:, 1:].reshape(-1))
+            nll += max(0, self._steps_prepared - self._faults.get("worse_after", math.inf))
         self.model.train()
         return {"nll": float(nll)}
 

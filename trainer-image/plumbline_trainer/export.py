@@ -15,6 +15,7 @@ from plumbline_trainer.checkpoint.durable import disk_errors, equalize_permissio
 from plumbline_trainer.checkpoint.manifest import sha256_of
 from plumbline_trainer.inputs import combined_digest
 from plumbline_trainer.modeling.adapters import merged
+from plumbline_trainer.modeling.degree_head import detach_degree_head
 from plumbline_trainer.stopping import StopRequest
 from plumbline_trainer.tasks.task import Task
 
@@ -70,10 +71,8 @@ def model_card(config: TrainerConfig, step: int, inputs: Inputs | None, metrics:
         "library_name": "peft" if adapter else "transformers",
         "tags": ["plumbline", config.kind, objective],
     }
-    if objective == "rewardModel":
-        header["pipeline_tag"] = "text-classification"
-    else:
-        header["pipeline_tag"] = "text-generation"
+    scores = getattr(spec.objective.value, "trains_scalar_head", False)
+    header["pipeline_tag"] = "text-classification" if scores else "text-generation"
     parts = [
         f"---\n{yaml.safe_dump(header, sort_keys=False)}---",
         f"# {config.name}",
@@ -99,6 +98,7 @@ def model_card(config: TrainerConfig, step: int, inputs: Inputs | None, metrics:
 
 def _save_model(task: Task, config: TrainerConfig, directory: Path) -> None:
     model: Any = task.model
+    detach_degree_head(model)
     if config.spec.peft is None or config.spec.peft.value.merge_on_export:
         model = merged(model)
     model.save_pretrained(directory)

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 from plumbline_api.running import Checkpoint, Evaluation
-from plumbline_api.status import CheckpointStatus
+from plumbline_api.status import BestCheckpointStatus, CheckpointStatus, MetricValue
+from plumbline_trainer.best import Best, better, restored
 from plumbline_trainer.checkpoint.store import CheckpointStore, Snapshot
 from plumbline_trainer.data.order import derive_seed
 from plumbline_trainer.distributed import Ranks
@@ -24,7 +25,7 @@ from plumbline_trainer.failures import CheckpointUnreadable, ConfigError, Diverg
 from plumbline_trainer.optimization.update import ParameterUpdate
 from plumbline_trainer.reporting.console import Console
 from plumbline_trainer.reporting.metrics import Metric, merge
-from plumbline_trainer.reporting.status import EVALUATION_PREFIX, StatusBoard
+from plumbline_trainer.reporting.status import EVALUATION_PREFIX, StatusBoard, held_out_values
 from plumbline_trainer.tasks.task import Batch, Task
 
 
@@ -55,6 +56,7 @@ class _Share:
     loss: float
     micro_batches: int
     tokens: int
+    padded_tokens: int
     metrics: dict[str, Metric]
     checkpoint_due: bool
 
@@ -76,7 +78,7 @@ class TrainingLoop:
         board: StatusBoard,
         console: Console,
     ) -> None:
-        self._task = task
+        self.task = task
         self._update = update
         self._ranks = ranks
         self._store = store
@@ -86,6 +88,9 @@ class TrainingLoop:
         self.step = 0
         self._task_state = task.state_dict()
         self._history = History()
+        self.best: Best | None = None
+        """The best evaluation so far, where the plan asks for one; its checkpoint is kept."""
+
         self._saved_step = 0
         self._saved_at = time.monotonic()
         self._save_due = False
@@ -99,16 +104,16 @@ class TrainingLoop:
         found = self._ranks.on_main(self._store.newest_verified)
         if found is not None:
             self._restore(found)
-        self._board.begin(self.step, self._task.max_steps, self._task.score_name)
+        self._board.begin(self.step, self.task.max_steps, self.task.score_name)
 
     def train(self) -> None:
         """Runs to the last step, its evaluation and its checkpoint."""
         while True:
             if self._evaluation_due():
                 self._evaluate()
-            if self._save_due or self.step == self._task.max_steps:
+            if self._save_due or self.step == self.task.max_steps:
                 self.save()
-            if self.step == self._task.max_steps:
+            if self.step == self.task.max_steps:
                 return
             self._board.enter("training")
             self._one_step()
@@ -126,11 +131,24 @@ class TrainingLoop:
             return
         self._board.enter("checkpointing")
         started = time.monotonic()
-        checkpoint = self._store.save(self.step, self._snapshot())
+        checkpoint = self._store.save(self.step, self._snapshot(), best=self.best.step if self.best else None)
         self._saved_step, self._saved_at = self.step, time.monotonic()
         seconds = self._saved_at - started
         self._board.checkpointed(checkpoint, seconds)
         self._console.event("checkpoint", f"saved step {self.step}", uri=checkpoint.uri, seconds=round(seconds, 3))
+
+    def load_best(self) -> None:
+        """Replaces the parameters of this rank by those of the best checkpoint. Training does not go on after that.
+
+        Raises `CheckpointUnreadable` where that checkpoint is damaged.
+        """
+        if self.best is None:
+            raise ValueError("there is no best checkpoint")
+        self._update.load_parameters(self._store.load_parameters(self.best.step))
+
+    def best_metrics(self) -> list[MetricValue]:
+        """The held-out metrics of the best evaluation; empty where there is none."""
+        return [] if self.best is None else held_out_values(self.best.metrics, self._history.first)
 
     def drop_unfinished_step(self) -> None:
         """Forgets the gradients of a step that will not be completed."""
@@ -139,7 +157,7 @@ class TrainingLoop:
     def _one_step(self) -> None:
         started = time.monotonic()
         self._ranks.stop.raise_if_requested()
-        batch = self._task.prepare(self.step)
+        batch = self.task.prepare(self.step)
         prepared = time.monotonic()
         share = self._accumulate(batch)
         accumulated = time.monotonic()
@@ -154,8 +172,14 @@ class TrainingLoop:
         }
         self._board.step_done(self.step, ended - started, tokens, metrics, phases)
         if self._ranks.is_main:
-            shown = {**metrics, "seconds": round(ended - started, 4), "tokens": float(tokens)}
-            self._console.step(self.step, self._task.max_steps, shown)
+            seconds = ended - started
+            shown = {
+                **metrics,
+                "seconds": round(seconds, 4),
+                "tokens": float(tokens),
+                "tokens_per_second": round(tokens / seconds, 1),
+            }
+            self._console.step(self.step, self.task.max_steps, shown)
 
     def _accumulate(self, batch: Batch) -> _Share:
         """Runs the micro-batches of this rank; gradients add up in the parameters."""
@@ -164,12 +188,14 @@ class TrainingLoop:
         for index, micro_batch in enumerate(batch.micro_batches):
             self._ranks.stop.raise_if_requested()
             torch.manual_seed(derive_seed(self._plan.seed, "dropout", self.step, self._ranks.rank, index))
-            share, metrics = self._task.loss(micro_batch)
+            share, metrics = self.task.loss(micro_batch)
             share.backward()
             loss = loss.to(share.device) + share.detach().double()
             parts.append(metrics)
         summed = {name: Metric(float(metric.total), float(metric.count)) for name, metric in merge(parts).items()}
-        return _Share(float(loss), len(batch.micro_batches), batch.tokens, summed, self._checkpoint_due())
+        return _Share(
+            float(loss), len(batch.micro_batches), batch.tokens, batch.padded_tokens, summed, self._checkpoint_due()
+        )
 
     def _apply(self, shares: list[_Share]) -> tuple[dict[str, float], int]:
         """Completes the step from all ranks' shares: the step's metrics and its tokens."""
@@ -187,12 +213,15 @@ class TrainingLoop:
             "gradient_norm": gradient_norm,
             "learning_rate": self._update.learning_rate(self.step),
         }
+        tokens = sum(share.tokens for share in shares)
+        if padded := sum(share.padded_tokens for share in shares):
+            metrics["padding_share"] = 1 - tokens / padded
         with self._ranks.stop.deferred():
-            self._task.step_done(self.step)
+            self.task.step_done(self.step)
         self.step += 1
-        self._task_state = self._task.state_dict()
+        self._task_state = self.task.state_dict()
         self._save_due = shares[0].checkpoint_due
-        return metrics, sum(share.tokens for share in shares)
+        return metrics, tokens
 
     def _evaluation_due(self) -> bool:
         if self._history.evaluated_step == self.step:
@@ -200,7 +229,7 @@ class TrainingLoop:
         evaluation = self._plan.evaluation
         if self.step == 0:
             return evaluation.at_start
-        if self.step == self._task.max_steps:
+        if self.step == self.task.max_steps:
             return True
         return evaluation.every_steps is not None and self.step % evaluation.every_steps == 0
 
@@ -208,12 +237,13 @@ class TrainingLoop:
         self._board.enter("evaluating")
         started = time.monotonic()
         self._ranks.stop.raise_if_requested()
-        metrics = self._task.evaluate()
+        metrics = self.task.evaluate()
         first = self._history.first or metrics
         self._history = History(self.step, first, metrics)
         if not metrics:
             return
         self._board.evaluated(metrics, first)
+        self._compare_with_best(metrics)
         if self._ranks.is_main:
             self._console.event(
                 "evaluation",
@@ -222,6 +252,22 @@ class TrainingLoop:
                 seconds=round(time.monotonic() - started, 3),
                 **{EVALUATION_PREFIX + name: value for name, value in metrics.items()},
             )
+
+    def _compare_with_best(self, metrics: Mapping[str, float]) -> None:
+        """Has the present step saved where it is the best one. Metrics are the same on every rank, and so is this."""
+        rule = self._plan.checkpoint.best
+        if rule is None:
+            return
+        best = better(self.best, rule, self.step, metrics)
+        if best is not self.best:
+            self.best = best
+            self._save_due = True
+            self._show_best()
+
+    def _show_best(self) -> None:
+        if (best := self.best) is not None:
+            uri = self._store.uri_of(best.step)
+            self._board.found_best(BestCheckpointStatus(step=best.step, uri=uri, metric=best.metric, value=best.value))
 
     def _checkpoint_due(self) -> bool:
         """Whether a checkpoint follows the present step. Rank 0's answer counts: clocks differ."""
@@ -240,13 +286,14 @@ class TrainingLoop:
                 "first": self._history.first,
                 "last": self._history.last,
             },
+            "best": None if self.best is None else self.best.to_document(),
         }
         return Snapshot(
             self._update.parameter_tensors(),
             self._update.optimizer_tensors(),
             self._update.optimizer_values(),
             state,
-            self._task.tensors(),
+            self.task.tensors(),
         )
 
     def _restore(self, checkpoint: CheckpointStatus) -> None:
@@ -256,18 +303,20 @@ class TrainingLoop:
             self._update.load(snapshot.parameters, snapshot.optimizer_tensors, snapshot.optimizer_values)
             evaluation = snapshot.state["evaluation"]
             self._history = History(evaluation["step"], evaluation["first"], evaluation["last"])
+            self.best = restored(snapshot.state["best"], self._plan.checkpoint.best)
             self._task_state = snapshot.state["task"]
             self.step = self._saved_step = snapshot.state["step"]
         except (KeyError, ValueError) as error:
             raise CheckpointUnreadable(f"checkpoint {checkpoint.uri} does not fit this model: {error}") from error
-        self._task.load_state_dict(self._task_state)
+        self.task.load_state_dict(self._task_state)
         try:
-            self._task.load_tensors(snapshot.task_tensors)
+            self.task.load_tensors(snapshot.task_tensors)
         except (KeyError, ValueError) as error:
             raise CheckpointUnreadable(f"checkpoint {checkpoint.uri} does not fit this job: {error}") from error
         self._board.checkpointed(checkpoint)
         if self._history.last:
             self._board.evaluated(self._history.last, self._history.first)
+        self._show_best()
         if self._ranks.is_main:
             self._console.event("resume", f"continuing after step {self.step}", uri=checkpoint.uri)
 

@@ -153,8 +153,10 @@ def _train(state: Run) -> Ending:
     loop.resume()
     loop.train()
     state.board.enter("exporting")
-    output = _export(state, config, inputs, ranks, task)
-    text = f"{task.max_steps} steps done; the model is in {output.uri}"
+    step = _exported_step(state, config, loop)
+    output = _export(state, config, inputs, ranks, loop, step)
+    which = "the model" if step == loop.step else f"the model after step {step}, the best one,"
+    text = f"{task.max_steps} steps done; {which} is in {output.uri}"
     return Ending(ExitCode.DONE, Reason.COMPLETED, text, output)
 
 
@@ -173,9 +175,30 @@ def _build_loop(state: Run, config: TrainerConfig, inputs: Inputs, ranks: Ranks,
     return TrainingLoop(task, update, ranks, store, plan, state.board, state.console)
 
 
-def _export(state: Run, config: TrainerConfig, inputs: Inputs, ranks: Ranks, task: Task) -> OutputStatus:
-    metrics = state.board.report().metrics
-    return ranks.on_main(lambda: export(task, config, task.max_steps, inputs, metrics, state.stop))
+def _exported_step(state: Run, config: TrainerConfig, loop: TrainingLoop) -> int:
+    """The step whose model is the result: the last one, or the best one where the job asks for that."""
+    rule = config.spec.checkpoint.best
+    if rule is None or not rule.export:
+        return loop.step
+    if loop.best is None:
+        state.warn(
+            f"no evaluation had a finite {rule.metric}: the model of the last step is exported, not the best one"
+        )
+        return loop.step
+    return loop.best.step
+
+
+def _export(
+    state: Run, config: TrainerConfig, inputs: Inputs, ranks: Ranks, loop: TrainingLoop, step: int
+) -> OutputStatus:
+    def work() -> OutputStatus:
+        metrics = state.board.report().metrics
+        if step != loop.step:
+            loop.load_best()
+            metrics = loop.best_metrics()
+        return export(loop.task, config, step, inputs, metrics, state.stop)
+
+    return ranks.on_main(work)
 
 
 def _stop(state: Run) -> Ending:

@@ -71,8 +71,12 @@ def _merge_results(status: JobStatus, said: StatusReport | TerminationMessage) -
         status.score = score_text(said.score)
     if said.checkpoint is not None and said.checkpoint.verified:
         status.checkpoint = said.checkpoint
+    if said.best_checkpoint is not None:
+        status.best_checkpoint = said.best_checkpoint
     if said.inputs is not None:
         status.inputs = said.inputs
+    if said.data is not None:
+        status.data = said.data
 
 
 def percent(step: int, max_steps: int) -> int:
@@ -105,7 +109,7 @@ def is_urgent(old: JobStatus, new: JobStatus) -> bool:
 
 def _steady_part(status: JobStatus) -> dict[str, Any]:
     document = status.to_document()
-    for flickering in ("progress", "metrics", "score", "usage", "checkpoint"):
+    for flickering in ("progress", "metrics", "score", "usage", "checkpoint", "bestCheckpoint"):
         document.pop(flickering, None)
     for attempt in document.get("attempts", []):
         attempt.pop("toStep", None)

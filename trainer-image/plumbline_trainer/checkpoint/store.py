@@ -76,12 +76,7 @@ class CheckpointStore:
             for step in sorted(found, reverse=True):
                 path = found[step]
                 try:
-                    manifest = Manifest.read(path)
-                    if manifest.step != step:
-                        raise Damaged(f"{MANIFEST_NAME} is about step {manifest.step}")
-                    if missing := [name for name in FILES if name not in manifest.files]:
-                        raise Damaged(f"{MANIFEST_NAME} does not list {missing[0]}")
-                    manifest.verify(path)
+                    manifest = _verified(path, step)
                 except Damaged as damage:
                     self._damaged.add(path.name)
                     self._warn(f"checkpoint {path} is damaged and was passed over: {damage}")
@@ -108,8 +103,22 @@ class CheckpointStore:
         except (OSError, SafetensorError, ValueError) as error:
             raise CheckpointUnreadable(f"checkpoint {path} cannot be loaded: {error}") from error
 
-    def save(self, step: int, snapshot: Snapshot) -> CheckpointStatus:
-        """Writes the checkpoint of `step`, then deletes what retention no longer keeps.
+    def load_parameters(self, step: int) -> dict[str, torch.Tensor]:
+        """Verifies the checkpoint of `step` and reads its parameters, on the CPU. Raises `CheckpointUnreadable`."""
+        path = self._path(step)
+        with disk_errors(f"reading checkpoint {path}"):
+            try:
+                _verified(path, step)
+                return load_file(path / PARAMETERS)
+            except (Damaged, SafetensorError) as damage:
+                raise CheckpointUnreadable(f"checkpoint {path} cannot be used: {damage}") from damage
+
+    def uri_of(self, step: int) -> str:
+        """How the checkpoint of `step` is called in status."""
+        return f"{self._uri}/{self._path(step).name}"
+
+    def save(self, step: int, snapshot: Snapshot, best: int | None = None) -> CheckpointStatus:
+        """Writes the checkpoint of `step`, then deletes what retention no longer keeps; never that of step `best`.
 
         Raises `DiskFull` or `InfrastructureError`; older checkpoints are untouched in that case.
         """
@@ -130,7 +139,7 @@ class CheckpointStore:
             temporary.rename(final)
             flush(self.directory)
             self._damaged.discard(final.name)
-            self._apply_retention()
+            self._apply_retention(best)
         return self._status(manifest)
 
     def _write(self, directory: Path, step: int, snapshot: Snapshot) -> Manifest:
@@ -147,16 +156,17 @@ class CheckpointStore:
         flush(directory)
         return manifest
 
-    def _apply_retention(self) -> None:
+    def _apply_retention(self, best: int | None) -> None:
         """Keeps the newest `keep` that are not known to be damaged, and deletes everything older than the last of
-        them. The newest verified one is among those kept, since it is the newest that is not damaged."""
+        them, except that of step `best`. The newest verified one is among those kept, since it is the newest that is
+        not damaged."""
         steps = self._steps()
         sound = sorted((step for step, path in steps.items() if path.name not in self._damaged), reverse=True)
         if len(sound) < self._keep:
             return
         oldest_kept = sound[self._keep - 1]
         for step, path in steps.items():
-            if step < oldest_kept:
+            if step < oldest_kept and step != best:
                 remove_tree(path)
 
     def _remove_leftovers(self) -> None:
@@ -178,8 +188,24 @@ class CheckpointStore:
         return self.directory / f"step-{step:08d}"
 
     def _status(self, manifest: Manifest) -> CheckpointStatus:
-        uri = f"{self._uri}/{self._path(manifest.step).name}"
-        return CheckpointStatus(step=manifest.step, time=manifest.time, uri=uri, digest=manifest.digest, verified=True)
+        return CheckpointStatus(
+            step=manifest.step,
+            time=manifest.time,
+            uri=self.uri_of(manifest.step),
+            digest=manifest.digest,
+            verified=True,
+        )
+
+
+def _verified(path: Path, step: int) -> Manifest:
+    """The manifest of the checkpoint of `step` at `path`, with which all of its files agree. Raises `Damaged`."""
+    manifest = Manifest.read(path)
+    if manifest.step != step:
+        raise Damaged(f"{MANIFEST_NAME} is about step {manifest.step}")
+    if missing := [name for name in FILES if name not in manifest.files]:
+        raise Damaged(f"{MANIFEST_NAME} does not list {missing[0]}")
+    manifest.verify(path)
+    return manifest
 
 
 def _on_cpu(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -117,7 +117,17 @@ class ParameterUpdate:
         optimizer_tensors: Mapping[str, torch.Tensor],
         optimizer_values: Mapping[str, Any],
     ) -> None:
-        """Restores what the three properties gave. Raises `ValueError` where names or shapes differ."""
+        """Restores what the three methods above gave. Raises `ValueError` where names or shapes differ."""
+        self.load_parameters(parameters)
+        for key, tensor in optimizer_tensors.items():
+            self._state_of(key)[key.rpartition(_SEPARATOR)[2]] = tensor.to(self._device_of(key), copy=True)
+        for key, value in optimizer_values["values"].items():
+            self._state_of(key)[key.rpartition(_SEPARATOR)[2]] = value
+        for group, stored in zip(self._optimizer.param_groups, optimizer_values["groups"], strict=True):
+            group.update(stored)
+
+    def load_parameters(self, parameters: Mapping[str, torch.Tensor]) -> None:
+        """Overwrites the trainable parameters. Raises `ValueError` where names or shapes differ."""
         if parameters.keys() != self._masters.keys():
             differing = sorted(parameters.keys() ^ self._masters.keys())
             raise ValueError(f"{len(differing)} parameters differ from the model's, the first is {differing[0]}")
@@ -127,12 +137,6 @@ class ParameterUpdate:
                     raise ValueError(f"{name} has shape {list(parameters[name].shape)}, not {list(master.shape)}")
                 master.copy_(parameters[name])
         self._copy_back()
-        for key, tensor in optimizer_tensors.items():
-            self._state_of(key)[key.rpartition(_SEPARATOR)[2]] = tensor.to(self._device_of(key), copy=True)
-        for key, value in optimizer_values["values"].items():
-            self._state_of(key)[key.rpartition(_SEPARATOR)[2]] = value
-        for group, stored in zip(self._optimizer.param_groups, optimizer_values["groups"], strict=True):
-            group.update(stored)
 
     def _state_of(self, key: str) -> dict[str, Any]:
         return self._optimizer.state[self._masters[key.rpartition(_SEPARATOR)[0]]]

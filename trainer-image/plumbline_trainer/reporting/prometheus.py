@@ -83,6 +83,13 @@ class RunCollector(Collector):
             "Duration of the last write of a checkpoint.",
             counters["checkpoint_seconds"],
         )
+        best = report.best_checkpoint
+        yield _gauge(
+            "plumbline_trainer_best_checkpoint_step",
+            "Step of the checkpoint with the best held-out value.",
+            best.step if best else None,
+        )
+        yield _gauge("plumbline_trainer_best_checkpoint_value", "That value.", best.value if best else None)
         yield _gauge("plumbline_trainer_warnings", "Number of warnings in the status report.", len(report.warnings))
         if torch.cuda.is_available() and torch.cuda.is_initialized():
             yield _gauge(

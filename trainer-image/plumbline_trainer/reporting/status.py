@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from plumbline_api.contract import StatusReport
-from plumbline_api.status import CheckpointStatus, Inputs, MetricValue
+from plumbline_api.status import BestCheckpointStatus, CheckpointStatus, DataStatus, Inputs, MetricValue
 
 State = Literal["starting", "evaluating", "training", "checkpointing", "exporting", "stopping", "done"]
 
@@ -46,7 +46,9 @@ class StatusBoard:
         self._score_name = ""
         self._checkpoint: CheckpointStatus | None = None
         self._checkpoint_seconds = 0.0
+        self._best: BestCheckpointStatus | None = None
         self._inputs: Inputs | None = None
+        self._data: DataStatus | None = None
         self._warnings: list[str] = []
 
     def enter(self, state: State) -> None:
@@ -91,10 +93,20 @@ class StatusBoard:
             self._checkpoint = checkpoint
             self._checkpoint_seconds = seconds
 
+    def found_best(self, best: BestCheckpointStatus) -> None:
+        """Of the checkpoints so far this is the one with the best held-out value."""
+        with self._lock:
+            self._best = best
+
     def read_inputs(self, inputs: Inputs) -> None:
         """The digests of what the run reads."""
         with self._lock:
             self._inputs = inputs
+
+    def read_rows(self, data: DataStatus | None) -> None:
+        """What became of the training rows."""
+        with self._lock:
+            self._data = data
 
     def warn(self, text: str) -> None:
         """Something the user should know; the first ones are kept."""
@@ -129,7 +141,9 @@ class StatusBoard:
                 metrics=self._metrics(),
                 score=self._score(),
                 checkpoint=self._checkpoint,
+                best_checkpoint=self._best,
                 inputs=self._inputs,
+                data=self._data,
                 warnings=list(self._warnings),
             )
 
@@ -147,15 +161,13 @@ class StatusBoard:
             "score": report.score,
             "metrics": report.metrics,
             "checkpoint": report.checkpoint,
+            "best_checkpoint": report.best_checkpoint,
             "inputs": report.inputs,
+            "data": report.data,
         }
 
     def _metrics(self) -> list[MetricValue]:
-        held_out = [
-            MetricValue(name=EVALUATION_PREFIX + name, value=value, first=_finite(self._first_evaluation.get(name)))
-            for name, value in self._evaluation.items()
-            if math.isfinite(value)
-        ]
+        held_out = held_out_values(self._evaluation, self._first_evaluation)
         training = [
             MetricValue(name=name, value=value, first=None)
             for name, value in self._training.items()
@@ -170,6 +182,15 @@ class StatusBoard:
             if name in by_name:
                 return by_name[name]
         return None
+
+
+def held_out_values(metrics: Mapping[str, float], first: Mapping[str, float]) -> list[MetricValue]:
+    """The finite metrics of an evaluation as status and model card show them, with those of the run's first one."""
+    return [
+        MetricValue(name=EVALUATION_PREFIX + name, value=value, first=_finite(first.get(name)))
+        for name, value in metrics.items()
+        if math.isfinite(value)
+    ]
 
 
 def _finite(value: float | None) -> float | None:
