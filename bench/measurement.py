@@ -86,13 +86,16 @@ class Step:
 
 @dataclass
 class ProfiledOperation:
-    """All calls of one operator with the same input shapes in the profiled step."""
+    """All calls of one operator with the same input shapes, in the same part of the profiled step."""
 
     name: str
     shapes: list[Any]
     calls: int
     cpu_seconds: float
     """Without the operators it calls."""
+
+    in_head: bool = False
+    """Whether the function that turns hidden states into log-probabilities called it, forward or backward."""
 
 
 @dataclass

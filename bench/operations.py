@@ -51,7 +51,7 @@ def _triangle(length: int) -> int:
 
 LAYERS = "matrix products of the layers"
 HEAD = "matrix products of the head"
-SOFTMAX = "softmax over the vocabulary"
+SOFTMAX = "rest of the head: softmax"
 ATTENTION = "attention"
 ELEMENTWISE = "element by element, norms, copies"
 OPTIMIZER = "optimizer and clipping"
@@ -64,10 +64,10 @@ _SOFTMAXES = frozenset({"aten::logsumexp", "aten::nll_loss_forward", "aten::nll_
 
 
 def classify(operation: ProfiledOperation, vocabulary: int) -> str:
-    """The class of an operator, by its name and the shapes of its inputs.
+    """The class of an operator, by its name, its inputs' shapes and where it was called.
 
-    Whatever has a dimension as large as the vocabulary belongs to the head: its products, or the softmax over its
-    result. Products in batches are attention's, as layers and head multiply two matrices.
+    What has a dimension as large as the vocabulary belongs to the head wherever it was called: its products, or the
+    softmax over its result. Products in batches are attention's, as layers and head multiply two matrices.
     """
     name = operation.name
     if not name.startswith(("aten::", "mkldnn::")):
@@ -76,10 +76,11 @@ def classify(operation: ProfiledOperation, vocabulary: int) -> str:
         return OPTIMIZER
     if "attention" in name or name in _BATCHED_PRODUCTS:
         return ATTENTION
-    wide = any(vocabulary in shape[-1:] or vocabulary in shape[:1] for shape in _dimensions(operation.shapes))
+    shapes = list(_dimensions(operation.shapes))
     if name in _PRODUCTS:
-        return HEAD if wide else LAYERS
-    if name in _SOFTMAXES or any(shape[-1:] == [vocabulary] for shape in _dimensions(operation.shapes)):
+        wide = any(vocabulary in (shape[0], shape[-1]) for shape in shapes)
+        return HEAD if operation.in_head or wide else LAYERS
+    if operation.in_head or name in _SOFTMAXES or any(shape[-1] == vocabulary for shape in shapes):
         return SOFTMAX
     return ELEMENTWISE
 

@@ -18,6 +18,7 @@ from bench.sides.loading import record_loading
 from bench.workload import lengths_of, read_pairs
 from plumbline_api.contract import TrainerConfig
 from plumbline_trainer.configuration import load_config
+from plumbline_trainer.modeling.linear_head import LinearHeadLogprobs
 from plumbline_trainer.run import Options, run
 from plumbline_trainer.stopping import StopRequest
 from plumbline_trainer.tasks.build import build_task
@@ -152,12 +153,26 @@ def _token_digest(config: TrainerConfig, pairs: list[Any]) -> str:
 
 
 def _operations(profiler: profile | None) -> list[ProfiledOperation]:
+    """The profiled operators, by name, shapes and whether the head called them."""
     if profiler is None:
         return []
-    return [
-        ProfiledOperation(event.key, event.input_shapes, event.count, event.self_cpu_time_total * 1e-6)
-        for event in profiler.key_averages(group_by_input_shape=True)
-    ]
+    found: dict[tuple[str, str, bool], ProfiledOperation] = {}
+    for event in profiler.events():
+        in_head = _in_head(event)
+        key = (event.name, str(event.input_shapes), in_head)
+        operation = found.setdefault(key, ProfiledOperation(event.name, event.input_shapes, 0, 0.0, in_head))
+        operation.calls += 1
+        operation.cpu_seconds += event.self_cpu_time_total * 1e-6
+    return list(found.values())
+
+
+def _in_head(event: Any) -> bool:
+    """Whether the event or one that it is part of is the head's function; autograd calls the reverse of F FBackward."""
+    while event is not None:
+        if event.name.removesuffix("Backward") == LinearHeadLogprobs.__name__:
+            return True
+        event = event.cpu_parent
+    return False
 
 
 if __name__ == "__main__":

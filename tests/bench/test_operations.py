@@ -53,8 +53,8 @@ def test_the_floor_has_every_product_once_and_attention_at_the_best_rate() -> No
     assert products.rate == 3e9
 
 
-def operation(name: str, *shapes: Any, seconds: float = 1.0) -> ProfiledOperation:
-    return ProfiledOperation(name, list(shapes), 1, seconds)
+def operation(name: str, *shapes: Any, seconds: float = 1.0, in_head: bool = False) -> ProfiledOperation:
+    return ProfiledOperation(name, list(shapes), 1, seconds, in_head)
 
 
 @pytest.mark.parametrize(
@@ -65,6 +65,8 @@ def operation(name: str, *shapes: Any, seconds: float = 1.0) -> ProfiledOperatio
         (operation("aten::mm", [50, 8], [8, 100]), HEAD),
         (operation("aten::mm", [100, 50], [50, 8]), HEAD),
         (operation("aten::mm", [50, 100], [100, 8]), HEAD),
+        (operation("aten::mm", [50, 8], [8, 16], in_head=True), HEAD),
+        (operation("aten::exp_", [50, 16], in_head=True), SOFTMAX),
         (operation("aten::_log_softmax", [50, 100]), SOFTMAX),
         (operation("aten::exp", [50, 100]), SOFTMAX),
         (operation("aten::logsumexp", [50, 100], [], []), SOFTMAX),
