@@ -48,7 +48,7 @@ def five_rows(policy: torch.Tensor = POLICY, reference: torch.Tensor = REFERENCE
     """The five rows with everything that an objective may ask for."""
     rows = unpaired_of(policy, reference, DESIRABLE, torch.tensor(0.3, dtype=torch.float64))
     completion = replace(rows.completion, reference_kl=policy.square() / 50)
-    return replace(rows, completion=completion, running_reward=vector(0.4, -0.2))
+    return replace(rows, completion=completion, running_reward=vector(0.8, -0.2))
 
 
 def part_of(rows: Unpaired, start: int, end: int) -> Unpaired:
@@ -92,13 +92,13 @@ def test_kto_by_hand() -> None:
 
 
 def test_bco_by_hand() -> None:
-    """r = 0.5 x (1, -2, 0.5, -2, 0.5), delta = (0.4 - 0.2) / 2 = 0.1: r - delta = 0.4, -1.1, 0.15, -1.1, 0.15."""
+    """r = 0.5 x (1, -2, 0.5, -2, 0.5), delta = (0.8 - 0.2) / 2 = 0.3: r - delta = 0.2, -1.3, -0.05, -1.3, -0.05."""
     losses, metrics = bco(Bco(beta=0.5), five_rows())
-    softplus = [math.log1p(math.exp(x)) for x in (-0.4, -1.1, -0.15, 1.1, 0.15)]
+    softplus = [math.log1p(math.exp(x)) for x in (-0.2, -1.3, 0.05, 1.3, -0.05)]
     assert losses.tolist() == pytest.approx(softplus, abs=1e-12)
-    assert metrics["rewards/shift"].value == pytest.approx(0.1)
-    assert metrics["rewards/accuracy_desirable"].value == pytest.approx(2 / 3)
-    assert metrics["rewards/accuracy_undesirable"].value == 0.5
+    assert metrics["rewards/shift"].value == pytest.approx(0.3)
+    assert metrics["rewards/accuracy_desirable"].value == pytest.approx(1 / 3)
+    assert metrics["rewards/accuracy_undesirable"].value == 1
 
 
 def test_pmpo_by_hand() -> None:
