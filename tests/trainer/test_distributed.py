@@ -32,9 +32,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def start(config: Path, world_size: int = 2) -> list[Child]:
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(world_size)}
-    return [Child(config, rank, LOCAL_RANK=str(rank), **address) for rank in range(world_size)]
+def start(config: Path, of_rank_1: dict[str, str] | None = None, **variables: str) -> list[Child]:
+    """Two ranks with these environment variables, of which some are for rank 1 alone."""
+    everywhere = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", **variables}
+    own = [{}, of_rank_1 or {}]
+    return [Child(config, rank, LOCAL_RANK=str(rank), **everywhere, **own[rank]) for rank in range(2)]
 
 
 def test_two_ranks_reach_the_weights_of_one(model: Path, tmp_path: Path) -> None:
@@ -90,6 +92,43 @@ def test_a_lost_peer_is_an_infrastructure_error(model: Path, tmp_path: Path) -> 
     assert words["reason"] == "InfrastructureError"
     assert "lost contact with the other ranks" in words["message"]
     assert words["checkpoint"]["step"] >= 1
+
+
+def test_a_stop_of_one_rank_after_an_update_waits_until_both_tasks_have_followed_it(
+    model: Path, tmp_path: Path
+) -> None:
+    """The signal comes on one rank only, between the update and a collective of the task that follows it."""
+    undisturbed = start(config_in(tmp_path / "undisturbed", model))
+    assert [child.wait() for child in undisturbed] == [0, 0]
+    config = config_in(tmp_path / "stopped", model)
+    fault = {"TOY_FAULTS": '{"stop_in_step_done": 1}'}
+    ranks = start(config, of_rank_1=fault)
+    assert [child.wait() for child in ranks] == [85, 85], ranks[0].log.read_text()
+    assert {child.last_words()["step"] for child in ranks} == {2}
+    again = start(config)
+    assert [child.wait() for child in again] == [0, 0], again[0].log.read_text()
+    for name in ("parameters", "task"):
+        expected, found = (
+            load_file(tmp_path / run / "checkpoints" / f"step-{STEPS:08d}" / f"{name}.safetensors")
+            for run in ("undisturbed", "stopped")
+        )
+        assert [key for key in expected if not torch.equal(expected[key], found[key])] == []
+
+
+def test_two_ranks_agree_on_the_best_checkpoint_and_rank_0_exports_it(model: Path, tmp_path: Path) -> None:
+    best = {"metric": "nll", "mode": "min", "export": True}
+    config = config_in(
+        tmp_path,
+        model,
+        evaluation={"everySteps": 1},
+        checkpoint={"everySeconds": 0, "keep": 1, "best": best},
+    )
+    ranks = start(config, TOY_FAULTS='{"worse_after": 2}')
+    assert [child.wait() for child in ranks] == [0, 0], ranks[0].log.read_text()
+    assert [child.last_words()["bestCheckpoint"]["step"] for child in ranks] == [2, 2]
+    parameters = load_file(tmp_path / "checkpoints" / "step-00000002" / "parameters.safetensors")
+    exported = load_file(tmp_path / "model" / "model.safetensors")
+    assert [name for name in exported if not torch.equal(exported[name], parameters[name])] == []
 
 
 def test_incomplete_variables_are_a_configuration_error(model: Path, tmp_path: Path) -> None:
