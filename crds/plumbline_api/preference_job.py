@@ -9,6 +9,7 @@ from pydantic import Field
 from plumbline_api.base import ApiModel
 from plumbline_api.job import JOB_NAME_RULES, JobSpec, ObjectMeta
 from plumbline_api.methods.aggregation import LossAggregationChoice
+from plumbline_api.methods.auxiliary import AuxiliaryLossChoice
 from plumbline_api.methods.pairing import Pairing
 from plumbline_api.methods.preference.choice import PreferenceObjectiveChoice
 from plumbline_api.methods.preference.family import PreferenceObjective
@@ -79,6 +80,22 @@ class PreferenceJobSpec(JobSpec):
             "data.lengthInstruction must not be set: it can turn a pair round, which needs an objective on pairs without scores",
             path="data.lengthInstruction",
         ),
+        *(
+            Rule(
+                _one_of([member for member in _PAIRS if not member.trains_scalar_head]).when(has(name)),
+                f"{name} must not be set: it is for language models that learn from pairs, and this objective is not for them",
+                path=name,
+            )
+            for name in ("weighting", "auxiliary")
+        ),
+        Rule(
+            ~(
+                has("aggregation")
+                & _one_of([member for member in PreferenceObjective.members() if member.data_shape == "completions"])
+            ),
+            "aggregation must not be set: this objective averages over tokens and not over rows",
+            path="aggregation",
+        ),
         Rule(
             _one_of(_PAIRS).when(field("data.filters.dropEqualTexts")),
             "data.filters.dropEqualTexts must not be set: this objective does not learn from pairs",
@@ -95,6 +112,9 @@ class PreferenceJobSpec(JobSpec):
 
     objective: PreferenceObjectiveChoice = Field(
         description="What the job minimises: exactly one method with its parameters."
+    )
+    auxiliary: AuxiliaryLossChoice | None = Field(
+        None, description="What is learned beside the objective: exactly one loss. Default: nothing."
     )
     weighting: PairWeightingChoice | None = Field(
         None, description="How much each pair counts: exactly one weighting. Default: all the same."

@@ -55,10 +55,14 @@ def completion_logprobs(
     `model` is a causal language model of transformers or a peft wrapper around one. Values and gradients equal those
     of a log-softmax over the full float32 logits divided by `temperature`.
     """
-    states = _predicting_states(model, batch)
+    states = predicting_states(model, batch)
     scored = token_logprobs(model, states, batch.targets[batch.mask], temperature, logit_elements)
-    values = torch.zeros(batch.mask.shape, dtype=torch.float32, device=states.device)
-    return CompletionLogprobs(values.masked_scatter(batch.mask, scored), batch.mask)
+    return CompletionLogprobs(laid_out(scored, batch.mask), batch.mask)
+
+
+def laid_out(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """[B, T]: the [N] `values` of completion tokens where `mask` [B, T] is true, 0 elsewhere."""
+    return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)
 
 
 def token_logprobs(
@@ -105,7 +109,7 @@ def causal_model(model: nn.Module) -> PreTrainedModel:
     return inner
 
 
-def _predicting_states(model: nn.Module, batch: SequenceBatch) -> torch.Tensor:
+def predicting_states(model: nn.Module, batch: SequenceBatch) -> torch.Tensor:
     """[N, H]: the hidden states that predict the N completion tokens."""
     body = causal_model(model).get_decoder()
     states = body(**model_inputs(batch, body.dtype), use_cache=False).last_hidden_state

@@ -16,7 +16,13 @@ from torch.utils.checkpoint import checkpoint
 
 from plumbline_trainer.data.batches import SequenceBatch
 from plumbline_trainer.modeling.adapters import adapter_off, has_adapter
-from plumbline_trainer.modeling.logprobs import LOGIT_ELEMENTS, _predicting_states, causal_model, logits_function
+from plumbline_trainer.modeling.logprobs import (
+    LOGIT_ELEMENTS,
+    causal_model,
+    laid_out,
+    logits_function,
+    predicting_states,
+)
 from plumbline_trainer.modeling.reference import Reference
 
 LOGITS_AT_ONCE = 4
@@ -31,12 +37,10 @@ def completion_kl(
     0 where `batch.mask` is false. The gradient goes through the policy alone. Both models have the same vocabulary
     (see `open_reference`); with an adapter, the reference may be the policy itself.
     """
-    states = _predicting_states(policy, batch)
+    states = predicting_states(policy, batch)
     with torch.no_grad(), _as_reference(reference):
-        reference_states = _predicting_states(reference.model, batch)
-    divergences = token_kl(policy, reference, states, reference_states, logit_elements)
-    values = torch.zeros(batch.mask.shape, dtype=torch.float32, device=states.device)
-    return values.masked_scatter(batch.mask, divergences)
+        reference_states = predicting_states(reference.model, batch)
+    return laid_out(token_kl(policy, reference, states, reference_states, logit_elements), batch.mask)
 
 
 def token_kl(

@@ -12,6 +12,7 @@ from plumbline_trainer.inputs import digest_of_directory
 from plumbline_trainer.modeling.adapters import adapter_off, add_lora, has_adapter, without_adapter
 from plumbline_trainer.modeling.loading import load_policy, resolve_directory, select_dtype
 from plumbline_trainer.modeling.logprobs import check_head, completion_logprobs
+from plumbline_trainer.modeling.masked_likelihood import load_masked_policy
 from plumbline_trainer.modeling.moving_reference import mix_parameters
 from plumbline_trainer.modeling.reference import open_reference
 from plumbline_trainer.modeling.reference_cache import ReferenceCache, entry_name
@@ -35,6 +36,10 @@ def load_trained_model(config: TrainerConfig, pad_token_id: int, device: torch.d
             device=device,
             activation_checkpointing=checkpointing,
         )
+    elif spec.objective.value.masked_likelihood:
+        model = load_masked_policy(
+            config.paths.model, dtype=spec.model.dtype, device=device, activation_checkpointing=checkpointing
+        )
     else:
         model = load_policy(
             config.paths.model, dtype=spec.model.dtype, device=device, activation_checkpointing=checkpointing
@@ -47,12 +52,11 @@ def load_trained_model(config: TrainerConfig, pad_token_id: int, device: torch.d
 
 def layout_of(config: TrainerConfig, model: nn.Module, pad_token_id: int, device: torch.device) -> Layout:
     """How rows become forward passes of `model`. With `microBatchSize` passes are counted in rows, else in tokens."""
-    training = spec_of(config).training
-    inner = without_adapter(model)
+    spec, inner = spec_of(config), without_adapter(model)
+    longest = spec.training.max_prompt_tokens + spec.training.max_completion_tokens
     with evaluating(model):
-        shares = can_share_prompts(
-            getattr(inner, inner.base_model_prefix), training.max_prompt_tokens + training.max_completion_tokens
-        )
+        looks_left = not spec.objective.value.masked_likelihood
+        shares = looks_left and can_share_prompts(getattr(inner, inner.base_model_prefix), longest)
     return Layout(pad_token_id, shares, one_row=device.type == "cpu", token_budget=default_token_budget(device))
 
 
@@ -109,13 +113,15 @@ class MovingReference:
     def follow(self, policy: nn.Module, step: int) -> None:
         """Mixes the policy in where step `step` (from 0) was the last of a period."""
         if (step + 1) % self._every_steps == 0:
-            trained = {name: value for name, value in policy.named_parameters() if value.requires_grad}
-            mix_parameters({name: self._parameters()[name] for name in trained}, trained, self._share)
+            trained = dict(policy.named_parameters())
+            own = self.tensors(policy)
+            mix_parameters(own, {name: trained[name] for name in own}, self._share)
 
     def tensors(self, policy: nn.Module) -> dict[str, torch.Tensor]:
-        """The parameters that move, for a checkpoint."""
-        names = [name for name, value in policy.named_parameters() if value.requires_grad]
-        return {name: self._parameters()[name].detach() for name in names}
+        """The parameters that move: those that are trained, but for a head that the reference does not have."""
+        own = self._parameters()
+        trained = [name for name, value in policy.named_parameters() if value.requires_grad]
+        return {name: own[name].detach() for name in trained if name in own}
 
     @torch.no_grad()
     def load(self, tensors: dict[str, torch.Tensor]) -> None:

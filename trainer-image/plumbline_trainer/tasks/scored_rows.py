@@ -20,7 +20,7 @@ class ScoredRows:
         self.sequences: list[list[TokenSequence]] = data.sequences
         """The sequences of each row; its own completions come first."""
 
-        self.completions = torch.tensor([len(row) for row in data.sequences])
+        self.completions = torch.tensor([_own_completions(row) for row in data.rows])
         """[rows] int64: the row's own completions."""
 
         self.sizes = [layout.size(row) for row in self.sequences]
@@ -96,3 +96,9 @@ def _scores_of(row: object) -> list[float] | None:
     if isinstance(row, PairRow) and row.chosen_score is not None and row.rejected_score is not None:
         return [row.chosen_score, row.rejected_score]
     return None
+
+
+def _own_completions(row: object) -> int:
+    if isinstance(row, ListRow):
+        return len(row.completions)
+    return 2 if isinstance(row, PairRow) else 1
