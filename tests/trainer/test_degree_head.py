@@ -205,6 +205,14 @@ def test_degree_0_is_the_completion_itself(chat_tokenizer: PreTrainedTokenizerFa
     assert 0 < untouched < 30
 
 
+def test_copies_of_a_step_stay_within_the_answer_that_it_continues(chat_tokenizer: PreTrainedTokenizerFast) -> None:
+    step = PairRow("rows:0", "add", "so 4", "so 5", prefix="2+2 ", final=False)
+    copies = copies_of([step], Renderer(chat_tokenizer))
+    for sequence in copies.sequences[0]:
+        assert chat_tokenizer.decode(sequence.prompt_ids).replace(" ", "") == "<bos><user>add\n<assistant>2+2"
+        assert chat_tokenizer.decode(sequence.completion_ids).replace(" ", "") in {"so4", "so5", "so-"}
+
+
 def test_the_head_learns_to_tell_the_degrees_of_texts_it_has_not_seen(
     llama_directory: Path, chat_tokenizer: PreTrainedTokenizerFast
 ) -> None:

@@ -37,15 +37,18 @@ def degraded_copies(
     seed: int,
     turn: int | str,
 ) -> DegradedCopies:
-    """Copies of the completions `columns` (such as chosen, rejected) of `rows`, which have a `prompt` and a `place`.
+    """Copies of the completions `columns` (such as chosen, rejected) of `rows`, which have a `prompt` and a `place`,
+    and a `prefix` and `final` where they are steps.
 
     `numbers` are the rows' numbers in their data set and `turn` is the epoch, or a name such as "evaluation": degree
     and removal depend on (seed, turn, number, column) alone, every degree is equally likely, and each epoch shows
     other copies. Raises `DataError` naming the row that the template refuses.
     """
-    prompts = [row.prompt for row in rows]
-    places = [row.place for row in rows]
-    prompt_ids = renderer.prompt_ids(prompts, places)
+    prompts, places = [row.prompt for row in rows], [row.place for row in rows]
+    # pairs may be steps within an answer: what stands before them and goes on after them stays as it is
+    prefixes = [getattr(row, "prefix", "") for row in rows]
+    final = [getattr(row, "final", True) for row in rows]
+    prompt_ids = renderer.prompt_ids(prompts, places, prefixes)
     degrees: list[list[int]] = [[] for _ in rows]
     sequences: list[list[TokenSequence]] = [[] for _ in rows]
     for column in columns:
@@ -54,7 +57,7 @@ def degraded_copies(
             source = derive_seed(seed, "degraded copy", turn, number, column)
             own.append(random.Random(source).randrange(levels))
             texts.append(degrade(getattr(row, column), own[-1], levels, source))
-        completions = renderer.completion_ids(prompts, texts, places)
+        completions = renderer.completion_ids(prompts, texts, places, prefixes, final)
         for own_sequences, prompt, completion in zip(sequences, prompt_ids, completions, strict=True):
             own_sequences.append(TokenSequence(prompt, completion))
     return DegradedCopies(sequences, degrees)
