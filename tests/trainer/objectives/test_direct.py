@@ -174,7 +174,7 @@ def test_ipo_is_smallest_where_the_margin_is_one_over_two_tau() -> None:
 
 
 def test_gradient_descent_on_ipo_ends_at_its_fixed_point_while_dpo_s_margin_keeps_growing() -> None:
-    """Sec. 5 of the paper: labels that always agree send DPO's margin to infinity at any beta."""
+    """What the paper argues against DPO: labels that always agree send DPO's margin to infinity at any beta."""
 
     def margins(parameters: Any, rate: float) -> list[float]:
         chosen = vector(-3).requires_grad_()

@@ -85,7 +85,7 @@ def test_sppo_s_optimum_is_a_reward_of_one_half_on_either_side(beta: float) -> N
 
 
 def test_sppo_is_a_step_of_multiplicative_weights() -> None:
-    """The paper's eq. 4.1 with two answers of which one always wins: pi_new is pi exp(eta p) / Z with p = (1, 0). The
+    """Two answers of which one always wins: pi_new is pi exp(eta p) / Z with p = (1, 0). The
     loss approximates log Z by its value for a fair win rate, eta/2, and its optimum has the same ratio of answers."""
     beta = 0.5
     old = torch.log_softmax(vector(0.3, -0.2), dim=0)

@@ -80,7 +80,7 @@ class TrDpo(LogRatioObjective, key="trDpo"):
 
 
 class StepDpo(LogRatioObjective, key="stepDpo"):
-    """Step-wise DPO: DPO on one step of a solution, given the steps before it, which both sides share and which carry no loss (Lai et al. 2024, arXiv:2406.18629; for long texts: Ping et al. 2025, "LongDPO")."""
+    """Step-wise DPO: DPO on one step of a solution, given the steps before it, which both sides share and which carry no loss (Lai et al. 2024, arXiv:2406.18629; for long texts, LongDPO: Ping et al. 2025, arXiv:2502.02095)."""
 
     needs_prefix = True
 

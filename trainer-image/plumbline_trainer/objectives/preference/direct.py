@@ -60,7 +60,7 @@ def tr_dpo(parameters: TrDpo, pairs: Pairs) -> Losses:
 
 @implements(StepDpo)
 def step_dpo(parameters: StepDpo, pairs: Pairs) -> Losses:
-    """Step-wise DPO (Lai et al. 2024, arXiv:2406.18629, eq. 2; LongDPO, Ping et al. 2025): DPO on a step.
+    """DPO on a step (Lai et al. 2024, arXiv:2406.18629; LongDPO: Ping et al. 2025, arXiv:2502.02095).
 
     -log sigma(beta (h(s_w) - h(s_l))), where s_w and s_l are two continuations of the same prompt and earlier steps,
     and h(s) = log pi(s | x, s_<k) - log pi_ref(s | x, s_<k). The earlier steps are context: the log-probabilities here
