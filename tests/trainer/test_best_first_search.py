@@ -105,6 +105,26 @@ def test_no_state_is_expanded_twice() -> None:
     assert walk(alpha=0, solutions=5)[1].count("b") == 1
 
 
+def test_a_state_with_two_paths_is_expanded_once_and_on_the_better_one() -> None:
+    """Both paths to m are open before it is expanded: p m has -2, found first; q m has -1.6."""
+    graph = {"": [("p", -1.0), ("q", -1.1)], "p": [("m", -1.0)], "q": [("m", -0.5)], "m": [("goal", -0.1)]}
+    order = []
+
+    def expand(state: str) -> list[Proposal]:
+        order.append(state)
+        return [Proposal(to, logprob) for to, logprob in graph[state]]
+
+    found = best_first_search(
+        "",
+        expand,
+        lambda _, text: Solved() if text == "goal" else Reached(text),
+        budget=Budget(9, solutions=2),
+        alpha=0,
+    )
+    assert order == ["", "p", "q", "m"]
+    assert found.solutions == (("q", "m", "goal"),)
+
+
 def test_lengths_can_be_tokens() -> None:
     """Two first steps of the same probability a token: with alpha = 1 they tie, and the first found goes first."""
 
