@@ -11,8 +11,9 @@ from torch import nn
 from transformers import AutoModelForCausalLM, Gemma2Config, GraniteConfig, LlamaConfig
 
 from plumbline_api.methods.optimization import Lora
-from plumbline_trainer.data.batches import TokenSequence, pad_sequences, share_prompts
+from plumbline_trainer.data.batches import SequenceBatch, TokenSequence, pad_sequences, share_prompts
 from plumbline_trainer.modeling.adapters import adapter_off, add_lora
+from plumbline_trainer.modeling.logprobs import predicting_states
 from plumbline_trainer.modeling.reference import Reference
 from plumbline_trainer.modeling.token_divergence import completion_kl, token_statistic
 from plumbline_trainer.objectives.preference.weighting import typical_logprobs
@@ -64,6 +65,11 @@ def dense_kl(policy: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     return torch.zeros(BATCH.mask.shape).masked_scatter(BATCH.mask, divergences)
 
 
+def divergence(policy: nn.Module, reference: Reference, batch: SequenceBatch = BATCH, **options: int) -> torch.Tensor:
+    """[B, T]: what is tested, from one forward pass of the policy."""
+    return completion_kl(policy, reference, predicting_states(policy, batch), batch, **options)
+
+
 def gradient(model: nn.Module, loss: torch.Tensor) -> list[torch.Tensor]:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return [g.clone() for g in torch.autograd.grad(loss, parameters)]
@@ -73,7 +79,7 @@ def gradient(model: nn.Module, loss: torch.Tensor) -> list[torch.Tensor]:
 @pytest.mark.parametrize("positions", [16, 1000])
 def test_values_and_gradients_equal_the_dense_computation(name: str, positions: int) -> None:
     policy, reference = model_of(name), model_of(name, seed=1)
-    values = completion_kl(policy, Reference(reference), BATCH, logit_elements=4 * positions * VOCABULARY)
+    values = divergence(policy, Reference(reference), logit_elements=4 * positions * VOCABULARY)
     expected = dense_kl(dense_logprobs(policy), dense_logprobs(reference))
     torch.testing.assert_close(values, expected, rtol=1e-4, atol=1e-5)
     assert not values[~BATCH.mask].any()
@@ -87,13 +93,13 @@ def test_values_and_gradients_equal_the_dense_computation(name: str, positions: 
 
 def test_no_gradient_reaches_the_reference() -> None:
     policy, reference = model_of(), model_of(seed=1)
-    completion_kl(policy, Reference(reference), BATCH).sum().backward()
+    divergence(policy, Reference(reference)).sum().backward()
     assert all(parameter.grad is None for parameter in reference.parameters())
 
 
 def test_at_the_reference_value_and_gradient_are_zero() -> None:
     policy = model_of()
-    values = completion_kl(policy, Reference(model_of()), BATCH)
+    values = divergence(policy, Reference(model_of()))
     assert values.abs().max() < 1e-5
     assert max(float(g.abs().max()) for g in gradient(policy, values.sum())) < 1e-4
 
@@ -106,7 +112,7 @@ def test_with_an_adapter_the_reference_is_the_policy_with_the_adapter_off(module
         for name, parameter in policy.named_parameters():
             if "lora_B" in name:
                 parameter.copy_(torch.linspace(-0.5, 0.5, parameter.numel()).view_as(parameter))
-    values = completion_kl(policy, Reference(policy), BATCH, logit_elements=64 * VOCABULARY)
+    values = divergence(policy, Reference(policy), logit_elements=64 * VOCABULARY)
     ours = gradient(policy, values.sum())
     with torch.no_grad(), adapter_off(policy):
         reference = dense_logprobs(policy)
@@ -121,8 +127,8 @@ def test_sharing_prompts_changes_nothing() -> None:
     policy, reference = model_of(), Reference(model_of(seed=1))
     for model in (policy, reference.model):
         model.set_attn_implementation("plumbline_shared_prefix")  # type: ignore[operator]
-    apart = completion_kl(policy, reference, BATCH)
-    shared = completion_kl(policy, reference, share_prompts(SEQUENCES, 0, one_row=True))
+    apart = divergence(policy, reference)
+    shared = divergence(policy, reference, share_prompts(SEQUENCES, 0, one_row=True))
     torch.testing.assert_close(shared, apart, rtol=1e-4, atol=1e-5)
 
 
@@ -138,7 +144,7 @@ def test_no_more_than_a_chunk_of_positions_has_logits_and_none_are_kept_for_the_
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        values = completion_kl(policy, Reference(reference), BATCH, logit_elements=64 * VOCABULARY)
+        values = divergence(policy, Reference(reference), logit_elements=64 * VOCABULARY)
     assert seen == [16, 16, 16, 1]
     assert kept == []
     values.sum().backward()
@@ -148,7 +154,7 @@ def test_no_more_than_a_chunk_of_positions_has_logits_and_none_are_kept_for_the_
 @pytest.mark.parametrize("alignment", ["sampled", "greedy"])
 def test_statistics_of_all_logits(alignment: Any) -> None:
     model = model_of()
-    states = model.get_decoder()(BATCH.input_ids).last_hidden_state.flatten(0, 1)[BATCH.source]  # type: ignore[operator]
+    states = predicting_states(model, BATCH).detach()
     found = token_statistic(model, states, partial(typical_logprobs, alignment), logit_elements=64 * VOCABULARY)
     probabilities = dense_logprobs(model).exp()
     expected = probabilities.square().sum(-1) if alignment == "sampled" else probabilities.amax(-1)

@@ -30,14 +30,19 @@ LOGITS_AT_ONCE = 4
 
 
 def completion_kl(
-    policy: nn.Module, reference: Reference, batch: SequenceBatch, *, logit_elements: int = LOGIT_ELEMENTS
+    policy: nn.Module,
+    reference: Reference,
+    states: torch.Tensor,
+    batch: SequenceBatch,
+    *,
+    logit_elements: int = LOGIT_ELEMENTS,
 ) -> torch.Tensor:
     """[B, T] float32: KL(pi_ref(.|x, y_<t) || pi(.|x, y_<t)) over the vocabulary, at every completion token of `batch`.
 
-    0 where `batch.mask` is false. The gradient goes through the policy alone. Both models have the same vocabulary
-    (see `open_reference`); with an adapter, the reference may be the policy itself.
+    `states` `[N, H]` are the policy's `predicting_states` of `batch`, which also give the log-probabilities of tokens;
+    those of the reference are computed here. 0 where `batch.mask` is false. The gradient goes through the policy alone.
+    Both models have the same vocabulary (see `open_reference`); with an adapter, the reference may be the policy itself.
     """
-    states = predicting_states(policy, batch)
     with torch.no_grad(), _as_reference(reference):
         reference_states = predicting_states(reference.model, batch)
     return laid_out(token_kl(policy, reference, states, reference_states, logit_elements), batch.mask)
