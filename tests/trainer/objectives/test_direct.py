@@ -158,7 +158,7 @@ def minimised(loss: Callable[[torch.Tensor], torch.Tensor], actions: int) -> tor
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
         value = loss(torch.log_softmax(logits, dim=0))
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         return value
 
     optimizer.step(closure)
@@ -326,7 +326,7 @@ def test_dpo_s_gradient_weighs_a_pair_by_how_wrong_its_implicit_reward_is() -> N
     """Sec. 4 of the paper: d loss / d log pi(y_w) = -beta s(r_l - r_w), and the opposite for y_l."""
     chosen, rejected = vector(-4).requires_grad_(), vector(-7).requires_grad_()
     losses, _ = dpo(Dpo(beta=0.5), pairs_of(chosen, rejected, vector(1), vector(1), vector(-5), vector(-6)))
-    losses.sum().backward()  # type: ignore[no-untyped-call]
+    losses.sum().backward()
     weight = 0.5 / (1 + math.exp(1.0))
     assert chosen.grad is not None and rejected.grad is not None
     assert (chosen.grad.item(), rejected.grad.item()) == pytest.approx((-weight, weight))

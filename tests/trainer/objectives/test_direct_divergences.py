@@ -85,7 +85,7 @@ def test_the_best_policy_under_a_divergence_is_stationary_for_the_loss(parameter
         optimizer.zero_grad()
         policy = torch.softmax(logits, dim=0)
         value = -(policy * rewards).sum() + parameters.beta * (reference * generator(policy / reference)).sum()
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         return value
 
     optimizer.step(closure)
