@@ -41,7 +41,7 @@ def completion_kl(
 
     `states` `[N, H]` are the policy's `predicting_states` of `batch`, which also give the log-probabilities of tokens;
     those of the reference are computed here. 0 where `batch.mask` is false. The gradient goes through the policy alone.
-    Both models have the same vocabulary (see `open_reference`); with an adapter, the reference may be the policy itself.
+    Both models have the same vocabulary (see `open_reference`). With an adapter the reference may be the policy itself.
     """
     with torch.no_grad(), _as_reference(reference):
         reference_states = predicting_states(reference.model, batch)
