@@ -12,8 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import accelerate
-import datasets
+import accelerate  # type: ignore[import-untyped]
+import datasets  # type: ignore[import-untyped]
 import torch
 import transformers
 import trl
