@@ -97,7 +97,7 @@ class DatasetColumns(ApiModel):
         "final",
         min_length=1,
         max_length=128,
-        description="Whether the completions of a row with a prefix end the answer; where the column is missing they are steps after which it goes on (pairs of steps).",
+        description="Whether the completions end the answer. Default: those of a row with a prefix are steps after which it goes on, all others end it (pairs of steps).",
     )
 
 

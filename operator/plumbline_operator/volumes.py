@@ -69,11 +69,12 @@ def resolve_paths(spec: Any, job_name: str, mounts: Mounts) -> TrainerPaths:
     )
     mounts.claim(checkpoint_claim, CHECKPOINTS_PATH, checkpoint_folder, read_only=False)
 
-    evaluation = spec.data.evaluation
+    train, evaluation = spec.data.train, spec.data.evaluation
     return TrainerPaths(
         model=_directory(spec.model.source, MODEL_PATH, mounts),
         reference=_directory(spec.reference.source, REFERENCE_PATH, mounts) if spec.reference else None,
-        train=_file(spec.data.train.source, TRAIN_DATA_PATH, "data-train", mounts),
+        train=_file(train.source, TRAIN_DATA_PATH, "data-train", mounts) if train else None,
+        mixture=_mixture(spec, mounts),
         evaluation=_file(evaluation.source, EVALUATION_DATA_PATH, "data-evaluation", mounts) if evaluation else None,
         rewards=_reward_code(spec, mounts),
         checkpoints=CHECKPOINTS_PATH,
@@ -99,6 +100,14 @@ def _file(source: Any, mount_path: str, volume: str, mounts: Mounts) -> str:
         mounts.config_map(volume, source.value.name, source.value.key, mount_path)
         return posixpath.join(mount_path, source.value.key)
     return _direct(source)
+
+
+def _mixture(spec: Any, mounts: Mounts) -> dict[str, str]:
+    """The file of each source of the training rows, in a folder of the source's name; none where there is only one."""
+    return {
+        part.name: _file(part.source, posixpath.join(TRAIN_DATA_PATH, part.name), f"data-train-{part.name}", mounts)
+        for part in getattr(spec.data, "mixture", None) or []
+    }
 
 
 def _direct(source: Any) -> str:

@@ -69,11 +69,12 @@ def local_paths(spec: PreferenceJobSpec | RLVRJobSpec) -> TrainerPaths:
     if spec.output.path is None:
         raise ConfigError("spec.output.path must be set to run without a cluster: it is the folder of the model")
     output = Path(spec.output.path)
-    evaluation = spec.data.evaluation
+    train, evaluation = spec.data.train, spec.data.evaluation
     return TrainerPaths(
         model=_local(spec.model.source, "spec.model.source"),
         reference=_local(spec.reference.source, "spec.reference.source") if spec.reference else None,
-        train=_local(spec.data.train.source, "spec.data.train.source"),
+        train=_local(train.source, "spec.data.train.source") if train else None,
+        mixture=_mixed_files(spec) if isinstance(spec, PreferenceJobSpec) else {},
         evaluation=_local(evaluation.source, "spec.data.evaluation.source") if evaluation else None,
         rewards=_reward_files(spec) if isinstance(spec, RLVRJobSpec) else {},
         checkpoints=str(output.with_name(output.name + "-checkpoints")),
@@ -123,6 +124,13 @@ def _local(source: Any, field: str) -> str:
     if source.key != "path":
         raise ConfigError(f"{field}.{source.key} needs a cluster; give {field}.path to run without one")
     return str(source.value.path)
+
+
+def _mixed_files(spec: PreferenceJobSpec) -> dict[str, str]:
+    return {
+        part.name: _local(part.source, f"spec.data.mixture[{index}].source")
+        for index, part in enumerate(spec.data.mixture or [])
+    }
 
 
 def _reward_files(spec: RLVRJobSpec) -> dict[str, str]:

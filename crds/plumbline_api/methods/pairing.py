@@ -8,7 +8,6 @@ from pydantic import Field
 
 from plumbline_api.base import Family
 
-
 PairedShape = Literal["lists", "trees", "steps"]
 
 
@@ -23,6 +22,9 @@ class Pairing(Family):
 
     needs_safe: ClassVar[bool] = False
     """Whether every row must say which of its completions are safe."""
+
+    gives_scores: ClassVar[bool] = True
+    """Whether its pairs have scores, of which the preferred completion's is never the lower."""
 
 
 class BestWorst(Pairing, key="bestWorst"):
@@ -60,6 +62,7 @@ class SafeAndShorter(Pairing, key="safeAndShorter"):
 
     needs_scores: ClassVar = False
     needs_safe: ClassVar = True
+    gives_scores: ClassVar = False
 
     min_length_ratio: float = Field(
         1.25,

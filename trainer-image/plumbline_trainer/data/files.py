@@ -36,13 +36,17 @@ class FileRow:
     values: dict[str, Any]
 
 
-def read_rows(location: str, *, file_format: FileFormat = "auto", max_rows: int | None = None) -> list[FileRow]:
+def read_rows(
+    location: str, *, file_format: FileFormat = "auto", max_rows: int | None = None, source: str = ""
+) -> list[FileRow]:
     """All rows, or the first `max_rows`, of the file at `location` (path or URI). Empty lines of JSONL are skipped.
+
+    `source` stands before the file's name in the places of its rows, where there are several files.
 
     Raises `DataError` naming file and line for a file that is missing, empty or malformed, `InfrastructureError` for
     one that exists and cannot be read.
     """
-    name = PurePosixPath(location).name
+    name = str(PurePosixPath(source, PurePosixPath(location).name))
     try:
         filesystem, path = fsspec.core.url_to_fs(location)
         if filesystem.isdir(path):

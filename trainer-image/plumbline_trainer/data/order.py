@@ -5,20 +5,12 @@ Nothing is remembered between steps, so a resumed run asks for step k and gets w
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
-from functools import lru_cache
 
-import torch
+from plumbline_trainer.data.mixing import Part, epoch_rows
+from plumbline_trainer.data.seeds import derive_seed, permutation
 
-
-def derive_seed(*parts: int | str) -> int:
-    """A 63-bit seed that depends on every part and on their order, such as (seed, "order", epoch).
-
-    Arithmetic on seeds (seed + step) makes different purposes collide; a digest does not.
-    """
-    digest = hashlib.sha256("\x1f".join(f"{type(part).__name__}:{part}" for part in parts).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
+__all__ = ["DataOrder", "derive_seed"]
 
 
 @dataclass(frozen=True)
@@ -28,16 +20,21 @@ class DataOrder:
     An epoch is one pass over all rows in batches of `batch_size`; its last batch holds what is left and may be
     smaller. No batch spans two epochs and no row is left out, so a batch larger than the data set is the whole data
     set. A run with a number of steps starts as many epochs as it needs and may end inside one.
+
+    With `parts`, the sources that the rows come from, an epoch has as many rows, and `data.mixing` says which.
     """
 
     rows: int
     batch_size: int
     seed: int
     shuffle: bool = True
+    parts: tuple[Part, ...] = ()
 
     def __post_init__(self) -> None:
         if self.rows < 1 or self.batch_size < 1:
             raise ValueError("rows and batch_size must be positive")
+        if self.parts and sum(part.rows for part in self.parts) != self.rows:
+            raise ValueError("the parts do not add up to the rows")
 
     @property
     def steps_per_epoch(self) -> int:
@@ -60,15 +57,12 @@ class DataOrder:
         """Row numbers (from 0) of optimizer step `step`, over all ranks."""
         epoch, start = self.position(step)
         end = min(start + self.batch_size, self.rows)
+        if self.parts:
+            return epoch_rows(self.parts, self.seed, epoch, self.shuffle)[start:end].tolist()
         if not self.shuffle:
             return list(range(start, end))
-        return _permutation(self.rows, derive_seed(self.seed, "order", epoch))[start:end].tolist()
+        return permutation(self.rows, derive_seed(self.seed, "order", epoch))[start:end].tolist()
 
     def share_of(self, step: int, rank: int, world_size: int) -> list[int]:
         """The part of `rows_of(step)` that `rank` works on; the shares of all ranks are disjoint and complete."""
         return self.rows_of(step)[rank::world_size]
-
-
-@lru_cache(maxsize=4)
-def _permutation(rows: int, seed: int) -> torch.Tensor:
-    return torch.randperm(rows, generator=torch.Generator().manual_seed(seed))

@@ -127,14 +127,16 @@ def load_rows(
     max_rows: int | None = None,
     needed: Needed | None = None,
     drop_equal_texts: bool = False,
+    source: str = "",
 ) -> Rows:
     """Reads and checks the rows of `dataset`, whose file is at `location`.
 
-    `max_rows` limits the data set further than `dataset.max_rows` does. Raises `DataError` that names the first bad
+    `max_rows` limits the data set further than `dataset.max_rows` does; `source` is the data set's name among several.
+    Raises `DataError` that names the first bad
     rows and counts the others.
     """
     limits = [limit for limit in (dataset.max_rows, max_rows) if limit is not None]
-    found = read_rows(location, file_format=dataset.format, max_rows=min(limits, default=None))
+    found = read_rows(location, file_format=dataset.format, max_rows=min(limits, default=None), source=source)
     rows, equal_texts = shape_rows(found, dataset.columns, shape, needed=needed, drop_equal_texts=drop_equal_texts)
     return Rows(rows, digest(found), len(found), equal_texts)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from plumbline_api.contract import TrainerConfig
 from plumbline_api.sources import Dataset
 from plumbline_trainer.data.rendering import Fitted, Renderer
-from plumbline_trainer.failures import DataError
+from plumbline_trainer.failures import ConfigError, DataError
 from plumbline_trainer.modeling.loading import check_context, load_configuration, load_tokenizer, resolve_directory
 
 PREFLIGHT_ROWS = 2000
@@ -17,10 +19,28 @@ Loaded_co = TypeVar("Loaded_co", covariant=True)
 Loaded = TypeVar("Loaded")
 
 
-class Load(Protocol[Loaded_co]):
-    """Reads one data set of the spec: its file or URI, its block, its name in `spec.data`, and how many rows count."""
+@dataclass(frozen=True)
+class DataSource:
+    """One file of a data set."""
 
-    def __call__(self, location: str, dataset: Dataset, *, field: str, max_rows: int | None) -> Loaded_co: ...
+    location: str
+    """Path or URI."""
+
+    dataset: Dataset
+    field: str
+    """Where it stands in `spec.data`."""
+
+    name: str = ""
+    """Its name among several."""
+
+    weight: float = 1.0
+    """Its share of an epoch, relative to the others."""
+
+
+class Load(Protocol[Loaded_co]):
+    """Reads a data set: its files, whether it is the training set, and how many rows count."""
+
+    def __call__(self, sources: Sequence[DataSource], *, training: bool, max_rows: int | None) -> Loaded_co: ...
 
 
 def open_renderer(config: TrainerConfig) -> Renderer:
@@ -44,12 +64,28 @@ def template_warnings(renderer: Renderer) -> list[str]:
 
 def load_data_sets(config: TrainerConfig, load: Load[Loaded]) -> tuple[Loaded, Loaded | None]:
     """The training set and, where the job has one, the held-out set, which `evaluation.maxRows` limits."""
-    data = config.spec.data
-    train = load(config.paths.train, data.train, field="train", max_rows=None)
-    if config.paths.evaluation is None or data.evaluation is None:
+    data, paths = config.spec.data, config.paths
+    train = load(training_sources(config), training=True, max_rows=None)
+    if paths.evaluation is None or data.evaluation is None:
         return train, None
-    limit = config.spec.evaluation.max_rows
-    return train, load(config.paths.evaluation, data.evaluation, field="evaluation", max_rows=limit)
+    held_out = DataSource(paths.evaluation, data.evaluation, "evaluation")
+    return train, load([held_out], training=False, max_rows=config.spec.evaluation.max_rows)
+
+
+def training_sources(config: TrainerConfig) -> list[DataSource]:
+    """The files of the training rows. Raises `ConfigError` where the configuration has no path for one of them."""
+    data, paths = config.spec.data, config.paths
+    if data.train is not None:
+        if paths.train is None:
+            raise ConfigError("paths.train must be set: it is the file of data.train")
+        return [DataSource(paths.train, data.train, "train")]
+    mixture = (config.preference.data.mixture if config.preference else None) or []
+    for part in mixture:
+        if part.name not in paths.mixture:
+            raise ConfigError(f"paths.mixture.{part.name} must be set: it is the file of that source of data.mixture")
+    return [
+        DataSource(paths.mixture[part.name], part, f"mixture.{part.name}", part.name, part.weight) for part in mixture
+    ]
 
 
 def overlong_warnings(fitted: Fitted, rows: int, what: str, field: str) -> list[str]:
@@ -71,7 +107,7 @@ def refuse_other_rows(state: dict[str, Any], digest: str, rows: int) -> None:
     """Raises `DataError` where a checkpoint was trained on other rows than the present ones."""
     if (state.get("data"), state.get("rows")) != (digest, rows):
         raise DataError(
-            "data.train has changed since the checkpoint was saved: "
+            "the training data has changed since the checkpoint was saved: "
             f"it has {rows} rows ({digest}), it had {state.get('rows')} ({state.get('data')}); "
-            "restore the file or start a new job"
+            "restore the files or start a new job"
         )

@@ -1,26 +1,37 @@
-"""The rows of a preference job as token sequences: read, checked, rendered and fitted to the limits."""
+"""The rows of a preference job as token sequences: read, paired, filtered, rendered and fitted to the limits."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from plumbline_api.contract import TrainerConfig
 from plumbline_api.methods.preference.family import DataShape
 from plumbline_api.preference_job import PreferenceJobSpec
-from plumbline_api.sources import Dataset
+from plumbline_api.status import DataStatus, RowCount
+from plumbline_trainer.data import filters as reasons
+from plumbline_trainer.data.augmentation import instruct_lengths
 from plumbline_trainer.data.batches import TokenSequence
+from plumbline_trainer.data.filters import by_length, without_duplicates
+from plumbline_trainer.data.mixing import Part, quotas
+from plumbline_trainer.data.pairing.registry import make_pairs
 from plumbline_trainer.data.rendering import Limits, Renderer, fit
 from plumbline_trainer.data.rows import load_rows
+from plumbline_trainer.data.seeds import derive_seed
+from plumbline_trainer.failures import DataError
+from plumbline_trainer.inputs import combined_digest
 from plumbline_trainer.tasks.data_sets import (
     PREFLIGHT_ROWS,
+    DataSource,
     load_data_sets,
     open_renderer,
     overlong_warnings,
     template_warnings,
 )
+from plumbline_trainer.tasks.preference_rows import check_rows, needed_columns
 from plumbline_trainer.tasks.task import InputReport
 
 COMPLETIONS: dict[DataShape, tuple[str, ...]] = {
@@ -28,7 +39,7 @@ COMPLETIONS: dict[DataShape, tuple[str, ...]] = {
     "unpaired": ("completion",),
     "completions": ("completion",),
 }
-"""The completions of a row of each shape, in the order of its sequences."""
+"""The completions of a row of each shape but lists, in the order of its sequences."""
 
 
 @dataclass(frozen=True)
@@ -36,42 +47,149 @@ class PreferenceData:
     """Rows that fit the limits, with their sequences."""
 
     rows: list[Any]
-    """`PairRow`, `UnpairedRow` or `CompletionRow`, by the objective's shape."""
+    """`PairRow`, `UnpairedRow`, `CompletionRow` or `ListRow`, by the objective's shape."""
 
     sequences: list[list[TokenSequence]]
-    """The sequences of each row, in the order of `COMPLETIONS`."""
+    """The sequences of each row: in the order of `COMPLETIONS`, or of the row's own list."""
 
     rows_in_file: int
     digest: str
-    """Digest of the file's rows, before any was dropped."""
+    """Digest of the files' rows, before any was dropped."""
 
     warnings: list[str]
     """What the user should know, such as the number of dropped rows."""
+
+    parts: tuple[Part, ...] = ()
+    """The sources with their weights, in the order of their rows; empty where there is only one."""
+
+    dropped: Counter[str] = field(default_factory=Counter)
+    """Rows that were left out, by reason: see `data.filters.REASONS`."""
+
+    changed: Counter[str] = field(default_factory=Counter)
+    """Rows that are used in another form than they were read."""
 
     def flat_sequences(self) -> list[TokenSequence]:
         """All sequences, row by row."""
         return [sequence for row in self.sequences for sequence in row]
 
+    @property
+    def status(self) -> DataStatus:
+        """The counts, as the job's status has them."""
+        return DataStatus(
+            rows_read=self.rows_in_file,
+            rows_used=len(self.rows),
+            dropped=_counts(self.dropped),
+            changed=_counts(self.changed),
+        )
+
 
 def load_data(
-    location: str,
-    dataset: Dataset,
+    sources: Sequence[DataSource],
     spec: PreferenceJobSpec,
     renderer: Renderer,
     *,
-    field: str,
+    training: bool,
     max_rows: int | None = None,
     max_rendered: int | None = None,
 ) -> PreferenceData:
-    """Reads the data set of `spec.data.<field>` at `location`; renders all rows, or the first `max_rendered`, and
-    applies the job's limits to them. Raises `DataError` naming file and line."""
-    found = load_rows(location, dataset, shape_of(spec), max_rows=max_rows)
-    rows = found.rows[:max_rendered]
-    training = spec.training
-    limits = Limits(training.max_prompt_tokens, training.max_completion_tokens, spec.data.overlong)
-    fitted = fit(rows, tokenize(rows, shape_of(spec), renderer), limits)
-    warnings = overlong_warnings(fitted, len(rows), "rows", field)
-    return PreferenceData(fitted.rows, fitted.sequences, len(found.rows), found.digest, warnings)
+    """Reads the files of a data set, makes of their rows what the spec asks for, and applies the job's limits.
+
+    Renders all rows, or the first `max_rendered` of each file. Length instructions are for training rows only: held-out
+    rows stay what their file says. Raises `DataError` naming file and line.
+    """
+    loaded = [_load_source(source, spec, renderer, training, max_rows, max_rendered) for source in sources]
+    if len(loaded) == 1:
+        return loaded[0]
+    parts = [Part(source.name, len(data.rows), source.weight) for source, data in zip(sources, loaded, strict=True)]
+    if max_rendered is None:
+        _check_weights(parts)
+    return PreferenceData(
+        rows=[row for data in loaded for row in data.rows],
+        sequences=[row for data in loaded for row in data.sequences],
+        rows_in_file=sum(data.rows_in_file for data in loaded),
+        digest=combined_digest((source.name, data.digest) for source, data in zip(sources, loaded, strict=True)),
+        warnings=[warning for data in loaded for warning in data.warnings],
+        parts=tuple(parts),
+        dropped=sum((data.dropped for data in loaded), Counter()),
+        changed=sum((data.changed for data in loaded), Counter()),
+    )
+
+
+def _check_weights(parts: Sequence[Part]) -> None:
+    try:
+        quotas(parts)
+    except ValueError as error:
+        raise DataError(f"data.mixture: {error}") from None
+
+
+def _load_source(
+    source: DataSource,
+    spec: PreferenceJobSpec,
+    renderer: Renderer,
+    training: bool,
+    max_rows: int | None,
+    max_rendered: int | None,
+) -> PreferenceData:
+    data, limits = spec.data, spec.training
+    dropped, changed = Counter[str](), Counter[str]()
+    pairing = None if data.pairing is None else data.pairing.value
+    seed = derive_seed(limits.seed, "rows", source.field)
+    found = load_rows(
+        source.location,
+        source.dataset,
+        shape_of(spec) if pairing is None else pairing.reads,
+        max_rows=max_rows,
+        needed=needed_columns(spec),
+        drop_equal_texts=data.filters.drop_equal_texts,
+        source=source.name,
+    )
+    rows = found.rows
+    dropped[reasons.EQUAL_TEXTS] = found.equal_texts
+    if pairing is not None:
+        paired = make_pairs(pairing, rows, seed)
+        rows, dropped[reasons.NO_PAIR] = paired.rows, paired.without_pair
+    check_rows(rows, spec)
+    if data.filters.drop_duplicates:
+        rows, dropped[reasons.DUPLICATE] = without_duplicates(rows)
+    if data.length_instruction is not None and training:
+        instructed = instruct_lengths(data.length_instruction, rows, seed)
+        rows = instructed.rows
+        changed[reasons.LENGTH_INSTRUCTION] = instructed.instructed
+        changed[reasons.TURNED_ROUND] = instructed.turned
+    _refuse_nothing(rows, source, dropped)
+    rows = rows[:max_rendered]
+    kept = by_length(rows, tokenize(rows, shape_of(spec), renderer), data.filters)
+    dropped += kept.dropped
+    _refuse_nothing(kept.rows, source, dropped)
+    fitted = fit(
+        kept.rows, kept.sequences, Limits(limits.max_prompt_tokens, limits.max_completion_tokens, data.overlong)
+    )
+    warnings = [
+        f"data.{source.field}: {count} of {found.rows_in_file} rows were left out: {reasons.REASONS[reason]}"
+        for reason, count in dropped.items()
+        if count
+    ] + overlong_warnings(fitted, len(kept.rows), "rows", source.field)
+    dropped[reasons.OVERLONG], changed[reasons.TRUNCATED] = fitted.dropped, fitted.truncated
+    return PreferenceData(
+        fitted.rows,
+        fitted.sequences,
+        found.rows_in_file,
+        found.digest,
+        warnings,
+        dropped=+dropped,
+        changed=+changed,
+    )
+
+
+def _refuse_nothing(rows: Sequence[Any], source: DataSource, dropped: Counter[str]) -> None:
+    if rows:
+        return
+    why = "; ".join(f"{count} because {reasons.REASONS[reason]}" for reason, count in dropped.items() if count)
+    raise DataError(f"data.{source.field}: no row is left, all were left out: {why}")
+
+
+def _counts(counter: Counter[str]) -> list[RowCount]:
+    return [RowCount(reason=reason, rows=count) for reason, count in sorted(counter.items()) if count]
 
 
 def check_inputs(config: TrainerConfig) -> InputReport:
@@ -92,21 +210,37 @@ def spec_of(config: TrainerConfig) -> PreferenceJobSpec:
 
 
 def shape_of(spec: PreferenceJobSpec) -> DataShape:
+    """The shape of the rows that the objective learns from."""
     shape: DataShape = spec.objective.value.data_shape
     return shape
 
 
+def completions_of(row: Any, shape: DataShape) -> list[str]:
+    """The texts of a row's completions, in the order of its sequences."""
+    return list(row.completions) if shape == "lists" else [getattr(row, name) for name in COMPLETIONS[shape]]
+
+
 def tokenize(rows: Sequence[Any], shape: DataShape, renderer: Renderer) -> list[list[TokenSequence]]:
-    """The sequences of every row; those of one row share their prompt's ids."""
-    prompts = [row.prompt for row in rows]
-    places = [row.place for row in rows]
-    prompt_ids = renderer.prompt_ids(prompts, places)
-    columns = [
-        renderer.completion_ids(prompts, [getattr(row, name) for row in rows], places) for name in COMPLETIONS[shape]
-    ]
+    """The sequences of every row; those of one row share their prompt's ids, which include a pair's prefix."""
+    prompts, places = [row.prompt for row in rows], [row.place for row in rows]
+    steps = shape == "pairs"
+    prefixes = [row.prefix for row in rows] if steps else None
+    prompt_ids = renderer.prompt_ids(prompts, places, prefixes)
+    texts = [completions_of(row, shape) for row in rows]
+    # one call for all completions, in which those of a row are neighbours
+    owner = [index for index, completions in enumerate(texts) for _ in completions]
+    ids = iter(
+        renderer.completion_ids(
+            [prompts[index] for index in owner],
+            [text for completions in texts for text in completions],
+            [places[index] for index in owner],
+            [prefixes[index] for index in owner] if prefixes else None,
+            [rows[index].final for index in owner] if steps else None,
+        )
+    )
     return [
-        [TokenSequence(prompt, completion) for completion in completions]
-        for prompt, *completions in zip(prompt_ids, *columns, strict=True)
+        [TokenSequence(prompt, next(ids)) for _ in completions]
+        for prompt, completions in zip(prompt_ids, texts, strict=True)
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,9 @@ from pathlib import Path
 from plumbline_api.contract import TrainerConfig
 from plumbline_api.rlvr_job import RLVRJobSpec
 from plumbline_api.sources import Dataset
+from plumbline_api.status import DataStatus, RowCount
 from plumbline_trainer.data.batches import TokenSequence
+from plumbline_trainer.data.filters import OVERLONG, TRUNCATED
 from plumbline_trainer.data.rendering import Limits, Renderer, fit
 from plumbline_trainer.data.rows import PromptRow, Rows, listed, load_rows
 from plumbline_trainer.failures import DataError
@@ -19,6 +22,7 @@ from plumbline_trainer.rewards.rehearsal import rehearse
 from plumbline_trainer.rollout.cache import RowCache
 from plumbline_trainer.tasks.data_sets import (
     PREFLIGHT_ROWS,
+    DataSource,
     load_data_sets,
     open_renderer,
     overlong_warnings,
@@ -40,30 +44,39 @@ class PromptData:
     warnings: list[str]
     """What the user should know, such as the number of dropped rows."""
 
+    status: DataStatus
+    """How many rows were read, used, dropped and truncated."""
+
 
 def load_prompts(
-    location: str,
-    dataset: Dataset,
+    sources: Sequence[DataSource],
     spec: RLVRJobSpec,
     renderer: Renderer,
     *,
-    field: str,
+    training: bool,
     max_rows: int | None = None,
     max_rendered: int | None = None,
 ) -> PromptData:
-    """Reads the data set of `spec.data.<field>` at `location`; renders all rows, or the first `max_rendered`.
+    """Reads a data set, which is one file; renders all rows, or the first `max_rendered`.
 
     Raises `DataError` naming file and line, also for rows without the answer that a reward component needs.
     """
-    found = load_rows(location, dataset, "prompts", max_rows=max_rows)
-    _require_answers(found, dataset, spec)
+    [source] = sources
+    found = load_rows(source.location, source.dataset, "prompts", max_rows=max_rows)
+    _require_answers(found, source.dataset, spec)
     rows = found.rows[:max_rendered]
     prompt_ids = renderer.prompt_ids([row.prompt for row in rows], [row.place for row in rows])
     limits = Limits(spec.training.max_prompt_tokens, spec.training.max_completion_tokens, spec.data.overlong)
     fitted = fit(rows, [[TokenSequence(ids, ())] for ids in prompt_ids], limits)
-    warnings = overlong_warnings(fitted, len(rows), "prompts", field)
+    warnings = overlong_warnings(fitted, len(rows), "prompts", source.field)
     kept = [list(sequence.prompt_ids) for [sequence] in fitted.sequences]
-    return PromptData(fitted.rows, kept, len(found.rows), found.digest, warnings)
+    status = DataStatus(
+        rows_read=len(found.rows),
+        rows_used=len(kept),
+        dropped=[RowCount(reason=OVERLONG, rows=fitted.dropped)] if fitted.dropped else [],
+        changed=[RowCount(reason=TRUNCATED, rows=fitted.truncated)] if fitted.truncated else [],
+    )
+    return PromptData(fitted.rows, kept, len(found.rows), found.digest, warnings, status)
 
 
 def _require_answers(found: Rows, dataset: Dataset, spec: RLVRJobSpec) -> None:

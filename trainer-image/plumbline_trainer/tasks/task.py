@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 import torch
 
+from plumbline_api.status import DataStatus
 from plumbline_trainer.reporting.metrics import Metrics
 
 
@@ -70,6 +71,9 @@ class Task(Protocol):
 
     warnings: list[str]
     """What the user should know about the inputs, such as dropped rows."""
+
+    data_status: DataStatus | None
+    """What became of the training rows, for the job's status; None for a task without data."""
 
     def prepare(self, step: int) -> Batch:
         """The batch of optimizer step `step` (from 0), for this rank. May raise `StopRequested`."""

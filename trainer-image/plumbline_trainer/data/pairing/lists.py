@@ -49,7 +49,7 @@ def gap_sampled(parameters: GapSampled, row: ListRow, generator: random.Random) 
 
 @PAIRINGS.implements(CorrectWrong)
 def correct_wrong(parameters: CorrectWrong, row: ListRow, generator: random.Random) -> list[PairRow]:
-    """Correct completions, of a score of at least `threshold`, against wrong ones (Pang et al. 2024, arXiv:2404.19733)."""
+    """Completions with a score of at least `threshold` against the others (Pang et al. 2024, arXiv:2404.19733)."""
     scores = _scores(row)
     correct = [index for index, score in enumerate(scores) if score >= parameters.threshold]
     wrong = [index for index, score in enumerate(scores) if score < parameters.threshold]

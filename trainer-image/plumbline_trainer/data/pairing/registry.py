@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from plumbline_api.methods.pairing import Pairing
-from plumbline_trainer.data.order import derive_seed
 from plumbline_trainer.data.rows import PairRow
+from plumbline_trainer.data.seeds import derive_seed
 from plumbline_trainer.registry import Registry
 
 Pairs = Callable[[Any, Any, random.Random], list[PairRow]]
