@@ -25,13 +25,19 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForMaskedLM
+from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoModelForMaskedLM, PretrainedConfig
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from plumbline_trainer.data.batches import SequenceBatch
 from plumbline_trainer.data.order import derive_seed
 from plumbline_trainer.failures import ModelError
-from plumbline_trainer.modeling.loading import load_model, resolve_directory, select_device, select_dtype
+from plumbline_trainer.modeling.loading import (
+    load_configuration,
+    load_model,
+    resolve_directory,
+    select_device,
+    select_dtype,
+)
 from plumbline_trainer.modeling.logprobs import LOGIT_ELEMENTS, causal_model, token_logprobs
 
 
@@ -110,8 +116,10 @@ def load_masked_policy(
     """Loads the masked language model at `location` (directory or URI) as `load_policy` does a causal one, and checks
     that it can be trained. Raises `ModelError`."""
     device = device or select_device()
+    directory = resolve_directory(location)
+    check_masked_architecture(load_configuration(directory), location)
     model = load_model(
-        resolve_directory(location),
+        directory,
         dtype=select_dtype(dtype, device),
         device=device,
         activation_checkpointing=activation_checkpointing,
@@ -119,6 +127,15 @@ def load_masked_policy(
     )
     check_masked_model(model)
     return model
+
+
+def check_masked_architecture(configuration: PretrainedConfig, location: str) -> None:
+    """Raises `ModelError` where the architecture of the model at `location` has no masked language model."""
+    if type(configuration) not in MODEL_FOR_MASKED_LM_MAPPING:
+        raise ModelError(
+            f"model {location}: architecture {configuration.model_type} is no masked language model; masked diffusion "
+            "needs one that looks in both directions (AutoModelForMaskedLM)"
+        )
 
 
 def mask_token_id(tokenizer: Tokenizer) -> int:
