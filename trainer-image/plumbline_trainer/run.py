@@ -147,6 +147,7 @@ def _train(state: Run) -> Ending:
     inputs = ranks.on_main(lambda: digest_inputs(config.paths))
     state.board.read_inputs(inputs)
     task = state.task = state.build(config, ranks, state.stop)
+    state.board.read_rows(task.data_status)
     for warning in task.warnings:
         state.warn(warning)
     loop = state.loop = _build_loop(state, config, inputs, ranks, task)

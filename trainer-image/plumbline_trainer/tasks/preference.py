@@ -103,6 +103,9 @@ class PreferenceTask:
         self.warnings = [warning for data in (train, held_out) if data is not None for warning in data.warnings]
         """What the user should know about the inputs."""
 
+        self.data_status = train.status
+        """What became of the training rows."""
+
         pad = self.tokenizer.pad_token_id
         self.model = load_trained_model(config, pad, ranks.device)
         layout = layout_of(config, self.model, pad, ranks.device)
