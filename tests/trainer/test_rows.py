@@ -8,7 +8,15 @@ import pytest
 
 from plumbline_api.sources import Dataset, DatasetColumns
 from plumbline_trainer.data.files import FileRow
-from plumbline_trainer.data.rows import CompletionRow, PairRow, PromptRow, UnpairedRow, load_rows, shape_rows
+from plumbline_trainer.data.rows import (
+    CompletionRow,
+    ListRow,
+    PairRow,
+    PromptRow,
+    UnpairedRow,
+    load_rows,
+    shape_rows,
+)
 from plumbline_trainer.failures import DataError
 
 MESSAGES = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi"}]
@@ -100,3 +108,94 @@ def test_a_data_set_is_read_with_its_own_options(write_rows: Any) -> None:
     assert len(load_rows(path, dataset, "pairs").rows) == 3
     assert len(load_rows(path, dataset, "pairs", max_rows=2).rows) == 2
     assert load_rows(path, dataset, "pairs").digest.startswith("sha256:")
+
+
+QUESTION = [{"role": "user", "content": "hi"}]
+GOOD, BAD = ({"role": "assistant", "content": text} for text in ("good", "bad"))
+
+
+def test_the_prompt_may_be_implicit_in_conversations() -> None:
+    (pair,) = shaped("pairs", {"chosen": [*QUESTION, GOOD], "rejected": [*QUESTION, BAD]})
+    assert (pair.prompt, pair.chosen, pair.rejected) == (QUESTION, "good", "bad")
+    (row,) = shaped("completions", {"completion": [*MESSAGES, GOOD]})
+    assert (row.prompt, row.completion) == (MESSAGES, "good")
+
+
+def test_a_conversation_may_repeat_the_explicit_prompt() -> None:
+    (pair,) = shaped("pairs", {"prompt": "hi", "chosen": [*QUESTION, GOOD], "rejected": [*QUESTION, BAD]})
+    assert (pair.prompt, pair.chosen, pair.rejected) == ("hi", "good", "bad")
+
+
+def test_transcripts_are_conversations() -> None:
+    first = "\n\nHuman: a\n\nAssistant: b\n\nHuman: c: d\n\ne\n\nAssistant:"
+    (pair,) = shaped("pairs", {"chosen": f"{first} good", "rejected": f"{first} bad"})
+    assert pair.prompt == [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b"},
+        {"role": "user", "content": "c: d\n\ne"},
+    ]
+    assert (pair.chosen, pair.rejected) == ("good", "bad")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"chosen": "2 it is", "rejected": "2 it was"}, "prompt is missing; it may be left out only where chosen is a"),
+        (
+            {"chosen": [*QUESTION, GOOD], "rejected": [*MESSAGES, BAD]},
+            "prompt is missing, and chosen and rejected differ",
+        ),
+        ({"chosen": [GOOD], "rejected": [BAD]}, "prompt is missing, and chosen is not a prompt followed by"),
+        (
+            {"chosen": [*QUESTION, GOOD, BAD], "rejected": [*QUESTION, GOOD, GOOD]},
+            "prompt is missing, and chosen is not",
+        ),
+        ({"chosen": QUESTION * 2, "rejected": QUESTION * 2}, "prompt is missing, and chosen is not a prompt followed"),
+        ({"chosen": [*QUESTION, GOOD], "rejected": [*QUESTION, GOOD]}, "chosen and rejected are equal"),
+    ],
+)
+def test_a_prompt_that_is_not_well_defined_is_refused(row: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=r"^train\.jsonl:17: " + message):
+        shaped("pairs", row)
+
+
+def test_scores_and_prefixes_of_pairs() -> None:
+    (row,) = shaped("pairs", PAIR | {"score_chosen": 2, "score_rejected": 0.5, "prefix": "so "})
+    assert row == PairRow("train.jsonl:17", "p", "good", "bad", "so ", False, 2.0, 0.5)
+    assert shaped("pairs", PAIR | {"prefix": "", "final": True})[0].final
+    assert not shaped("pairs", PAIR | {"prefix": ""})[0].final, "a first step does not end the answer either"
+    assert shaped("pairs", PAIR | {"score_chosen": 2})[0].chosen_score is None, "one score alone says nothing"
+
+
+def test_lists() -> None:
+    (row,) = shaped("lists", {"prompt": "p", "completions": ["a", [GOOD]], "scores": [1, 0.5], "safe": [True, False]})
+    assert row == ListRow("train.jsonl:17", "p", ["a", "good"], [1.0, 0.5], [True, False])
+
+
+@pytest.mark.parametrize(
+    ("shape", "row", "message"),
+    [
+        ("lists", {"completions": ["a"]}, "completions must have at least two completions, found 1"),
+        ("lists", {"completions": "a"}, "completions must be a list, found text"),
+        ("lists", {"completions": ["a", ""]}, r"completions\[1\] is empty"),
+        ("lists", {"completions": ["a", "b"], "scores": [1]}, "scores has 1 entries for 2 completions"),
+        ("lists", {"completions": ["a", "b"], "scores": [1, None]}, r"scores\[1\] is missing"),
+        ("lists", {"completions": ["a", "b"], "scores": [1, "2"]}, r"scores\[1\] must be a number, found text"),
+        ("lists", {"completions": ["a", "b"], "scores": [1, float("nan")]}, r"scores\[1\] must be a number of at most"),
+        ("lists", {"completions": ["a", "b"], "scores": [1, 10**400]}, r"scores\[1\] must be a number of at most"),
+        ("lists", {"completions": ["a", "b"], "safe": [1, 0]}, r"safe\[0\] must be true or false, found a number"),
+        ("pairs", PAIR | {"score_chosen": True}, "score_chosen must be a number, found a boolean"),
+        ("pairs", PAIR | {"prefix": 3}, "prefix must be text, found a number"),
+        ("pairs", PAIR | {"final": "yes"}, "final must be true or false, found text"),
+    ],
+)
+def test_malformed_scores_and_lists_are_refused(shape: str, row: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=r"^train\.jsonl:17: " + message):
+        shaped(shape, {"prompt": "p"} | row)
+
+
+def test_equal_texts_can_be_dropped_and_counted() -> None:
+    found = [FileRow("f:1", PAIR), FileRow("f:2", PAIR | {"rejected": "good"})]
+    rows, equal = shape_rows(found, DatasetColumns(), "pairs", drop_equal_texts=True)
+    assert [row.place for row in rows] == ["f:1"]
+    assert equal == 1
