@@ -21,8 +21,8 @@ from transformers import (
 from plumbline_trainer.data.batches import SequenceBatch, TokenSequence, pad_sequences, share_prompts
 from plumbline_trainer.failures import ModelError
 from plumbline_trainer.modeling import linear_head
-from plumbline_trainer.modeling.logprobs import can_share_prompts, check_head, completion_logprobs
-from plumbline_trainer.modeling.shared_prefix import IMPLEMENTATION
+from plumbline_trainer.modeling.logprobs import check_head, completion_logprobs
+from plumbline_trainer.modeling.shared_prefix import IMPLEMENTATION, can_share_prompts
 
 VOCABULARY = 61
 SMALL: dict[str, Any] = {
@@ -217,19 +217,19 @@ def test_a_completion_does_not_see_its_siblings() -> None:
 
 @pytest.mark.parametrize("name", SHARING)
 def test_known_architectures_share_prompts(name: str) -> None:
-    assert can_share_prompts(model_of(name), longest=64)
+    assert can_share_prompts(model_of(name).get_decoder(), longest=64)
 
 
 def test_an_architecture_without_a_choice_of_attention_does_not_share_prompts() -> None:
-    assert not can_share_prompts(model_of("gemma2 (logits are capped)"), longest=64)
+    assert not can_share_prompts(model_of("gemma2 (logits are capped)").get_decoder(), longest=64)
 
 
 def test_a_sliding_window_that_sequences_outgrow_forbids_sharing() -> None:
     """The window is measured along the row, where other completions stand between a completion and its prompt."""
     configuration = MistralConfig(**SMALL, sliding_window=8)
     model = AutoModelForCausalLM.from_config(configuration, attn_implementation=IMPLEMENTATION).eval()
-    assert can_share_prompts(model, longest=8)
-    assert not can_share_prompts(model, longest=9)
+    assert can_share_prompts(model.get_decoder(), longest=8)
+    assert not can_share_prompts(model.get_decoder(), longest=9)
 
 
 # --- batches ----------------------------------------------------------------------------------------------------------
