@@ -77,7 +77,7 @@ class PreferenceJobSpec(JobSpec):
         ),
         Rule(
             _one_of([member for member in _PAIRS if not member.needs_scores]).when(has("data.lengthInstruction")),
-            "data.lengthInstruction must not be set: it can turn a pair round, which needs an objective on pairs without scores",
+            "data.lengthInstruction must not be set: it turns pairs round and needs an objective on pairs without scores",
             path="data.lengthInstruction",
         ),
         *(

@@ -45,6 +45,7 @@ class BadUpdate:
 
 PREF, RLVR, RUNTIME = "PreferenceJob", "RLVRJob", "TrainerRuntime"
 _FILE = {"volume": {"claimName": "data", "path": "test.jsonl"}}
+_MIXTURE = [{"name": name, "weight": 1, "source": _FILE} for name in ("a", "b")]
 _REWARD = {"name": "correct", "verifier": {"exactMatch": {}}}
 _REFERENCE = {"source": {"volume": {"claimName": "models", "path": "base"}}}
 
@@ -591,6 +592,115 @@ BAD_SPECS = (
         "spec.rewards[0].verifier.regex.pattern",
         "'(' is not a regular expression: missing ), unterminated subpattern at position 0",
         "code",
+    ),
+    # rows of preference jobs
+    BadSpec(
+        "no-training-rows",
+        PREF,
+        {"spec.data": {}},
+        "spec.data.train",
+        "exactly one of train and mixture must be set",
+        "rule",
+    ),
+    BadSpec(
+        "one-file-and-a-mixture",
+        PREF,
+        {"spec.data.mixture": _MIXTURE},
+        "spec.data.train",
+        "exactly one of train and mixture must be set",
+        "rule",
+    ),
+    BadSpec(
+        "mixture-of-one",
+        PREF,
+        {"spec.data": {"mixture": _MIXTURE[:1]}},
+        "spec.data.mixture",
+        "needs at least 2 items",
+    ),
+    BadSpec(
+        "source-without-weight",
+        PREF,
+        {"spec.data": {"mixture": [_MIXTURE[0], {"name": "b", "source": _FILE}]}},
+        "spec.data.mixture[1].weight",
+        "is required",
+    ),
+    BadSpec(
+        "sources-of-one-name",
+        PREF,
+        {"spec.data": {"mixture": [_MIXTURE[0], _MIXTURE[0]]}},
+        "spec.data.mixture[1]",
+        "name 'a' is used twice",
+    ),
+    BadSpec(
+        "mixture-of-prompts",
+        RLVR,
+        {"spec.data.mixture": _MIXTURE},
+        "spec.data.mixture",
+        "unknown field",
+        "unknown",
+    ),
+    BadSpec(
+        "pairs-for-an-objective-on-demonstrations",
+        PREF,
+        {"spec.objective": {"sft": {}}, "spec.data.pairing": {"bestWorst": {}}},
+        "spec.data.pairing",
+        "data.pairing must not be set: this objective does not learn from pairs",
+        "rule",
+    ),
+    BadSpec(
+        "pairs-without-scores-for-an-objective-that-needs-them",
+        PREF,
+        {"spec.objective": {"odpo": {}}, "spec.data.pairing": {"safeAndShorter": {}}},
+        "spec.data.pairing.safeAndShorter",
+        "data.pairing.safeAndShorter must not be set: its pairs have no scores, and this objective needs them",
+        "rule",
+    ),
+    BadSpec(
+        "whole-answers-for-an-objective-on-steps",
+        PREF,
+        {"spec.objective": {"stepDpo": {}}, "spec.data.pairing": {"allPairs": {}}},
+        "spec.data.pairing.allPairs",
+        "data.pairing.allPairs must not be set: its pairs are whole answers, and this objective learns from steps",
+        "rule",
+    ),
+    BadSpec(
+        "length-instruction-with-scores",
+        PREF,
+        {"spec.objective": {"odpo": {}}, "spec.data.lengthInstruction": {}},
+        "spec.data.lengthInstruction",
+        "data.lengthInstruction must not be set: it turns pairs round and needs an objective on pairs without scores",
+        "rule",
+    ),
+    BadSpec(
+        "length-instruction-without-limit",
+        PREF,
+        {"spec.data.lengthInstruction": {"text": "Be brief."}},
+        "spec.data.lengthInstruction.text",
+        "text must contain {limit}, where the number of words is put",
+        "rule",
+    ),
+    BadSpec(
+        "equal-texts-of-single-completions",
+        PREF,
+        {"spec.objective": {"kto": {}}, "spec.data.filters": {"dropEqualTexts": True}},
+        "spec.data.filters.dropEqualTexts",
+        "data.filters.dropEqualTexts must not be set: this objective does not learn from pairs",
+        "rule",
+    ),
+    BadSpec(
+        "length-ratio-of-single-completions",
+        PREF,
+        {"spec.objective": {"kto": {}}, "spec.data.filters": {"maxLengthRatio": 2}},
+        "spec.data.filters.maxLengthRatio",
+        "data.filters.maxLengthRatio must not be set: rows of this objective have one completion",
+        "rule",
+    ),
+    BadSpec(
+        "length-ratio-below-one",
+        PREF,
+        {"spec.data.filters": {"maxLengthRatio": 0.5}},
+        "spec.data.filters.maxLengthRatio",
+        "0.5 is below the minimum of 1",
     ),
 )
 

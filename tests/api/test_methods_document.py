@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from plumbline_api.base import Family
-from plumbline_api.methods import aggregation, optimization, policy, verifiers, weighting
+from plumbline_api.methods import aggregation, optimization, pairing_choice, policy, verifiers, weighting
 from plumbline_api.methods.preference import choice, family  # noqa: F401  (choice declares the members)
 
 DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "methods.md").read_text()
@@ -17,6 +17,7 @@ FAMILIES: list[type[Family]] = [
     family.PreferenceObjective,
     weighting.PairWeighting,
     aggregation.LossAggregation,
+    pairing_choice.Pairing,
     policy.PolicyObjective,
     policy.Advantage,
     verifiers.Verifier,

@@ -8,6 +8,7 @@ from typing import Any
 
 from plumbline_api.base import ApiModel, Family
 from plumbline_api.methods.optimization import OptimizerChoice, PeftChoice, ScheduleChoice
+from plumbline_api.methods.pairing_choice import PairingChoice
 from plumbline_api.methods.policy import AdvantageChoice, PolicyObjectiveChoice
 from plumbline_api.methods.preference.choice import PreferenceObjectiveChoice
 from plumbline_api.methods.verifiers import VerifierChoice
@@ -90,6 +91,7 @@ def every_method() -> dict[str, Document]:
         ("PreferenceJob", "spec.schedule", ScheduleChoice),
         ("PreferenceJob", "spec.peft", PeftChoice),
         ("PreferenceJob", "spec.data.train.source", SourceChoice),
+        ("PreferenceJob", "spec.data.pairing", PairingChoice),
     )
     return {
         f"{kind}.{path.removeprefix('spec.')}.{member.member_key}": valid(
