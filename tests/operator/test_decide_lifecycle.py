@@ -7,7 +7,7 @@ import json
 import pytest
 
 from plumbline_api.contract import StatusReport
-from plumbline_api.status import MetricValue
+from plumbline_api.status import DataStatus, MetricValue, RowCount
 from plumbline_operator.model import Apply, Delete, DeleteJob, PostEvent, Refusal, WriteStatus
 from tests.operator.job_documents import preference_job
 from tests.operator.simulated_world import World
@@ -164,6 +164,17 @@ def test_a_report_becomes_progress() -> None:
         13,
     )
     assert (world.status.attempts[0].from_step, world.status.attempts[0].to_step) == (3, 10)
+
+
+def test_the_counts_of_the_rows_are_kept_from_the_report_on() -> None:
+    data = DataStatus(rows_read=10, rows_used=8, dropped=[RowCount(reason="Duplicate", rows=2)])
+    world = running()
+    world.report = StatusReport(state="training", attempt=1, step=1, max_steps=40, data=data)
+    world.settle()
+    assert world.status.data == data
+    world.report = StatusReport(state="starting", attempt=1, step=1, max_steps=40)
+    world.settle()
+    assert world.status.data == data, "a trainer that starts anew has not counted yet"
 
 
 def test_a_report_of_an_earlier_attempt_is_ignored() -> None:

@@ -103,6 +103,29 @@ def test_config_maps_locations_and_paths_of_the_image_are_sources_too() -> None:
     assert mounts_of(pod_of(job))["/plumbline/data/train"] == ("rows", None, True)
 
 
+def test_each_source_of_a_mixture_is_mounted_under_its_name() -> None:
+    sources = {
+        "helpful": {"volume": {"claimName": "data", "path": "pairs/helpful.jsonl"}},
+        "safe": {"configMap": {"name": "rows", "key": "safe.jsonl"}},
+        "remote": {"uri": {"uri": "s3://bucket/rows.parquet"}},
+    }
+    mixture = [{"name": name, "weight": 1, "source": source} for name, source in sources.items()]
+    job = preference_job(data={"mixture": mixture})
+    paths = snapshot_of(job).config.paths
+    assert paths.train is None
+    assert paths.mixture == {
+        "helpful": "/plumbline/data/train/helpful/helpful.jsonl",
+        "safe": "/plumbline/data/train/safe/safe.jsonl",
+        "remote": "s3://bucket/rows.parquet",
+    }
+    mounts = mounts_of(pod_of(job))
+    assert mounts["/plumbline/data/train/helpful"] == ("data", "pairs", True)
+    assert mounts["/plumbline/data/train/safe"] == ("rows", None, True)
+    assert "/plumbline/data/train" not in mounts
+    names = [volume["name"] for volume in pod_of(job)["spec"]["volumes"]]
+    assert len(names) == len(set(names))
+
+
 def test_reward_code_is_mounted_under_its_name() -> None:
     job = rlvr_job()
     assert snapshot_of(job).config.paths.rewards == {"own_code": "/plumbline/rewards/own_code/score.py"}

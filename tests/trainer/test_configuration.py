@@ -77,6 +77,17 @@ def test_a_manifest_gives_local_paths(name: str, tmp_path: Path) -> None:
     assert config.paths.checkpoints == "results/sums-checkpoints", "beside the model, which is nothing but a model"
 
 
+def test_the_files_of_a_mixture_are_found_by_name(tmp_path: Path) -> None:
+    sources = {"a": path_source("a.jsonl"), "b": {"source": {"uri": {"uri": "https://example.org/b.jsonl"}}}}
+    mixture = [{"name": name, "weight": 2, **source} for name, source in sources.items()]
+    config = load_config(written(tmp_path, changed(PREFERENCE, "spec.data", {"mixture": mixture})))
+    assert config.paths.train is None
+    assert config.paths.mixture == {"a": "a.jsonl", "b": "https://example.org/b.jsonl"}
+    mixture[1]["source"] = {"configMap": {"name": "rows", "key": "b.jsonl"}}
+    with pytest.raises(ConfigError, match=r"spec\.data\.mixture\[1\]\.source\.configMap needs a cluster"):
+        load_config(written(tmp_path, changed(PREFERENCE, "spec.data", {"mixture": mixture})))
+
+
 def test_reward_code_is_found_by_component(tmp_path: Path) -> None:
     config = load_config(written(tmp_path, RLVR))
     assert config.paths.rewards == {"short": "reward.py"}

@@ -9,6 +9,8 @@ import pytest
 from plumbline_api.contract import TrainerConfig
 from plumbline_trainer.data.batches import TokenSequence
 from plumbline_trainer.failures import ConfigError, DataError
+from plumbline_trainer.stopping import StopRequest
+from plumbline_trainer.tasks.build import build_task
 from plumbline_trainer.tasks.data_sets import load_data_sets, open_renderer
 from plumbline_trainer.tasks.preference_data import PreferenceData, check_inputs, load_data, spec_of
 
@@ -137,6 +139,16 @@ def test_sources_stand_one_after_the_other_with_names_in_their_places(mixture: A
     assert (train.status.rows_read, train.status.rows_used) == (5, 5)
     other, _ = load_all(mixture({"a": ([PAIR] * 3, 1.0), "b": ([PAIR], 3.0)}))
     assert train.digest != other.digest
+
+
+def test_a_job_on_a_mixture_draws_its_rows_by_weight(mixture: Any, alone: Any) -> None:
+    sources = {name: [PAIR | {"prompt": f"{index}+1=?"} for index in range(6)] for name in ("a", "b")}
+    task = build_task(mixture({"a": (sources["a"], 1.0), "b": (sources["b"], 3.0)}), alone, StopRequest())
+    epoch = [task.train.data.rows[row].place.split("/")[0] for step in range(3) for row in task.order.rows_of(step)]
+    assert sorted(epoch) == ["a"] * 3 + ["b"] * 9
+    assert task.data_status is not None
+    assert (task.data_status.rows_read, task.data_status.rows_used) == (12, 12)
+    assert len(task.prepare(0).micro_batches) > 0
 
 
 def test_a_bad_row_of_a_mixture_is_named_with_its_source(mixture: Any) -> None:

@@ -16,7 +16,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from plumbline_api.contract import HEALTH_PATH, METRICS_PATH, STATUS_PATH, StatusReport
-from plumbline_api.status import BestCheckpointStatus, CheckpointStatus
+from plumbline_api.status import BestCheckpointStatus, CheckpointStatus, DataStatus, RowCount
 from plumbline_trainer.reporting.console import JsonConsole, ProgressConsole, open_console
 from plumbline_trainer.reporting.server import StatusServer
 from plumbline_trainer.reporting.status import StatusBoard
@@ -71,6 +71,13 @@ def test_the_report_says_where_the_run_is_and_when_it_ends(board: StatusBoard) -
     assert report.best_checkpoint == BEST
     assert board.termination_fields()["best_checkpoint"] == BEST
     assert report.last_step_time is not None
+
+
+def test_the_counts_of_the_rows_are_in_the_report_and_in_the_last_words(board: StatusBoard) -> None:
+    data = DataStatus(rows_read=3, rows_used=2, dropped=[RowCount(reason="Overlong", rows=1)])
+    board.read_rows(data)
+    assert board.report().data == data
+    assert board.termination_fields()["data"] == data
 
 
 def test_held_out_metrics_carry_their_first_value_and_lead_to_the_score(board: StatusBoard) -> None:
