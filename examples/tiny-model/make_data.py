@@ -18,6 +18,16 @@ ever in what it learned from:
     pairs-heldout.jsonl
     unpaired-train.jsonl prompt, completion, label    the same preferences, one completion a row
     unpaired-heldout.jsonl
+    lists-train.jsonl    prompt, completions, scores  four answers to each of the same requests, best to worst
+    lists-heldout.jsonl
+    sums-train.jsonl     prompt, chosen, rejected     right answers of problems against careless ones
+    sums-heldout.jsonl
+    steps-train.jsonl    prompt, prefix, chosen, rejected   a right and a wrong next step (make_steps.py)
+    steps-heldout.jsonl
+    trees-train.jsonl    prompt, nodes                recorded searches for the same solutions
+    trees-heldout.jsonl
+    values-train.jsonl   prompt, steps, values, alternatives   solutions with the success rates of their steps
+    values-heldout.jsonl
 """
 
 from __future__ import annotations
@@ -29,6 +39,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from make_steps import WorkedSum, search_tree, step_pair, valued_steps
 
 Row = dict[str, Any]
 
@@ -45,6 +57,9 @@ HELD_OUT_PROBLEMS = 300
 REINFORCEMENT_PROBLEMS = 1800
 HELD_OUT_REQUESTS = 200
 PREFERENCE_REQUESTS = 1600
+STEPWISE_PROBLEMS = 600
+"""Problems of the reinforcement split that are also worked step by step."""
+
 INSTRUCTION_SHARE = 0.2
 """Share of the supervised rows that are instructions; the others are arithmetic."""
 
@@ -67,6 +82,8 @@ RUDE = ("{}. Go away.", "{}, obviously.", "Ugh. {}.", "Again? {}.")
 class Problem:
     """An arithmetic problem, its only right answer, and what comes out column by column without a carry."""
 
+    a: int
+    b: int
     prompt: str
     answer: str
     careless: str
@@ -106,7 +123,7 @@ def demonstration(problem: Problem, random_numbers: random.Random) -> str:
 def sum_problem(a: int, b: int) -> Problem:
     """Who forgets the carry adds column by column: 47 + 38 = 75."""
     careless = (a // 10 + b // 10) * 10 + (a + b) % 10
-    return Problem(f"What is {a} + {b}?", str(a + b), str(careless))
+    return Problem(a, b, f"What is {a} + {b}?", str(a + b), str(careless))
 
 
 def requests(random_numbers: random.Random) -> list[Request]:
@@ -165,6 +182,8 @@ def make_rows(seed: int) -> dict[str, list[Row]]:
         "pairs-heldout": pairs_held_out,
         "unpaired-train": _unpaired(pairs_train),
         "unpaired-heldout": _unpaired(pairs_held_out),
+        **_lists_and_sums(seed, preferred, held_out_requests, reinforcement, held_out),
+        **_steps(seed, reinforcement[:STEPWISE_PROBLEMS], held_out),
     }
 
 
@@ -209,6 +228,52 @@ def _unpaired(pairs: Iterable[Row]) -> list[Row]:
         for pair in pairs
         for column in ("chosen", "rejected")
     ]
+
+
+def _lists_and_sums(
+    seed: int,
+    preferred: Sequence[Request],
+    held_out_requests: Sequence[Request],
+    reinforcement: Sequence[Problem],
+    held_out: Sequence[Problem],
+) -> dict[str, list[Row]]:
+    # random numbers of its own: the files above stay what they are, and with them the model
+    random_numbers = random.Random(f"{seed} lists")
+    wrong_ones = [problem for problem in reinforcement if problem.carries]
+    return {
+        "lists-train": [_list(request, random_numbers) for request in preferred],
+        "lists-heldout": [_list(request, random_numbers) for request in held_out_requests],
+        "sums-train": [_sum_pair(problem) for problem in wrong_ones],
+        "sums-heldout": [_sum_pair(problem) for problem in held_out if problem.carries],
+    }
+
+
+def _list(request: Request, random_numbers: random.Random) -> Row:
+    """Four answers in any order; being right counts for less than being friendly."""
+    answers = [
+        (random_numbers.choice(FRIENDLY).format(request.right), 1.0),
+        (random_numbers.choice(FRIENDLY).format(request.wrong), 0.6),
+        (random_numbers.choice(RUDE).format(request.right), 0.4),
+        (random_numbers.choice(RUDE).format(request.wrong), 0.0),
+    ]
+    random_numbers.shuffle(answers)
+    completions, scores = zip(*answers, strict=True)
+    return {"prompt": request.prompt, "completions": list(completions), "scores": list(scores)}
+
+
+def _sum_pair(problem: Problem) -> Row:
+    return {"prompt": problem.prompt, "chosen": problem.answer, "rejected": problem.careless}
+
+
+def _steps(seed: int, train: Sequence[Problem], held_out: Sequence[Problem]) -> dict[str, list[Row]]:
+    random_numbers = random.Random(f"{seed} steps")
+    rows: dict[str, list[Row]] = {}
+    for split, problems in (("train", train), ("heldout", held_out)):
+        worked = [WorkedSum.of(problem.a, problem.b, random_numbers) for problem in problems]
+        rows[f"steps-{split}"] = [step_pair(one) for one in worked]
+        rows[f"trees-{split}"] = [search_tree(one) for one in worked]
+        rows[f"values-{split}"] = [valued_steps(one, random_numbers) for one in worked]
+    return rows
 
 
 def _split(items: Sequence[Any], *sizes: int) -> tuple[list[Any], ...]:

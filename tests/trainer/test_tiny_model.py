@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,9 @@ FOLDER = Path(__file__).resolve().parents[2] / "examples" / "tiny-model"
 
 
 def load(name: str) -> ModuleType:
-    """A script of the folder as a module; the folder's name is no package's."""
+    """A script of the folder as a module; the folder's name is no package's. Scripts import each other by name."""
+    if str(FOLDER) not in sys.path:
+        sys.path.append(str(FOLDER))
     spec = importlib.util.spec_from_file_location(f"tiny_model_{name}", FOLDER / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -59,8 +62,8 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(make_data: M
 
 def test_nothing_that_is_measured_was_learned_from(rows: dict[str, list[dict[str, object]]]) -> None:
     prompts = {name: {str(row["prompt"]) for row in found} for name, found in rows.items()}
-    for held_out in ("prompts-heldout", "pairs-heldout", "sft-heldout", "unpaired-heldout"):
-        for train in ("sft-train", "prompts-train", "pairs-train", "unpaired-train"):
+    for held_out in (name for name in prompts if name.endswith("-heldout")):
+        for train in (name for name in prompts if name.endswith("-train")):
             assert not prompts[held_out] & prompts[train], (held_out, train)
     assert not prompts["sft-train"] & prompts["prompts-train"]
     assert not prompts["sft-train"] & prompts["pairs-train"]
@@ -102,8 +105,43 @@ def test_tone_cannot_be_told_from_the_supervised_data(
 
 
 def test_pairs_state_a_preference(rows: dict[str, list[dict[str, object]]]) -> None:
-    for name in ("pairs-train", "pairs-heldout"):
-        assert all(row["chosen"] != row["rejected"] for row in rows[name])
+    for name in ("pairs", "sums", "steps"):
+        for split in ("train", "heldout"):
+            assert all(row["chosen"] != row["rejected"] for row in rows[f"{name}-{split}"])
+
+
+def test_lists_rank_four_different_answers_in_no_fixed_order(rows: dict[str, list[dict[str, Any]]]) -> None:
+    places = Counter()
+    for row in rows["lists-train"]:
+        assert sorted(row["scores"]) == [0.0, 0.4, 0.6, 1.0]
+        assert len(set(row["completions"])) == 4
+        places[row["scores"].index(1.0)] += 1
+    assert len(places) == 4
+
+
+def holds(step: str) -> bool:
+    """Whether the equation of a step such as `4 + 3 + 1 = 8` is true."""
+    left, right = step.split(" = ")
+    return sum(int(number) for number in left.split(" + ")) == int(right)
+
+
+def test_worked_sums_lead_to_the_answer_and_mistakes_do_not(rows: dict[str, list[dict[str, Any]]]) -> None:
+    for row in rows["trees-heldout"]:
+        units, wrong_units, tens, wrong_tens, answer, wrong_answer = (node["text"] for node in row["nodes"])
+        assert answer == true_answer(row["prompt"]) != wrong_answer
+        assert holds(units) and holds(tens) and not holds(wrong_units)
+        assert answer == str(int(tens.split(" = ")[1]) * 10 + int(units.split(" = ")[1]) % 10)
+        assert wrong_tens != tens and wrong_answer == str(
+            int(wrong_tens.split(" = ")[1]) * 10 + int(units.split(" = ")[1]) % 10
+        )
+
+
+def test_step_values_fall_at_the_mistake(rows: dict[str, list[dict[str, Any]]]) -> None:
+    faulty = [row for row in rows["values-train"] if "alternatives" in row]
+    assert len(faulty) / len(rows["values-train"]) == pytest.approx(0.75, abs=0.06)
+    for row in faulty:
+        assert row["values"][2] < row["values"][1] - 0.2
+        assert row["alternatives"][1][0]["value"] > row["values"][1] + 0.3
 
 
 def test_the_tokenizer_writes_any_text_and_keeps_digits_apart(untrained: Path) -> None:
