@@ -22,6 +22,7 @@ from plumbline_trainer.__main__ import main
 from plumbline_trainer.run import Options, run
 from plumbline_trainer.stopping import StopRequest
 from plumbline_trainer.tasks.build import build_task
+from tests.trainer.objective_rows import OBJECTIVES, rows_for
 from tests.trainer.toy_program import Child, make_config
 
 ROOT = Path(__file__).parents[2]
@@ -86,7 +87,8 @@ def test_a_job_runs_by_itself_from_manifest_to_model(tmp_path: Path, llama_direc
     assert score["value"] > score["first"]
     AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     AutoTokenizer.from_pretrained(tmp_path / "model")
-    assert sorted(path.name for path in (tmp_path / "model-checkpoints").iterdir()) == ["step-00000004"]
+    kept = sorted(path.name for path in (tmp_path / "model-checkpoints").iterdir())
+    assert kept == ["reference-logprobs", "step-00000004"]
 
 
 @pytest.fixture
@@ -155,22 +157,16 @@ def in_process(config: Path, preflight: bool = False, port: int = 0, build: Any 
     return run(Options(config, preflight, port, config.parent / "termination-log"), StopRequest(), build)
 
 
-UNPAIRED = [
-    {"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"}
-    for row in PAIRS
-    for side in ("chosen", "rejected")
-]
-ROWS = {"pairs": PAIRS, "unpaired": UNPAIRED, "completions": UNPAIRED[::2]}
-
-
-@pytest.mark.parametrize("method", list(PreferenceObjective.members()), ids=lambda method: method.member_key)
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: next(iter(objective)))
 def test_every_preference_objective_trains_and_exports(
-    method: type[PreferenceObjective], tmp_path: Path, llama_directory: Path
+    objective: dict[str, Any], tmp_path: Path, llama_directory: Path
 ) -> None:
-    spec = {"objective": {method.member_key: {}}, "peft": {"lora": {"rank": 2}}}
-    if method.member_key == "sft":
+    (key,) = objective
+    method = next(member for member in PreferenceObjective.members() if member.member_key == key)
+    spec = {"objective": objective, "peft": {"lora": {"rank": 2}}}
+    if method.data_shape == "completions":
         del spec["peft"]
-    config = manifest(tmp_path, llama_directory, ROWS[method.data_shape], **spec)
+    config = manifest(tmp_path, llama_directory, rows_for(key), **spec)
     assert in_process(config, preflight=True) == 0
     assert in_process(config) == 0
     words = last_words(config)

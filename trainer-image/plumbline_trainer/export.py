@@ -15,7 +15,6 @@ from plumbline_trainer.checkpoint.durable import disk_errors, equalize_permissio
 from plumbline_trainer.checkpoint.manifest import sha256_of
 from plumbline_trainer.inputs import combined_digest
 from plumbline_trainer.modeling.adapters import merged
-from plumbline_trainer.modeling.degree_head import detach_degree_head
 from plumbline_trainer.stopping import StopRequest
 from plumbline_trainer.tasks.task import Task
 
@@ -97,6 +96,8 @@ def model_card(config: TrainerConfig, step: int, inputs: Inputs | None, metrics:
 
 
 def _save_model(task: Task, config: TrainerConfig, directory: Path) -> None:
+    from plumbline_trainer.modeling.degree_head import detach_degree_head
+
     model: Any = task.model
     detach_degree_head(model)
     if config.spec.peft is None or config.spec.peft.value.merge_on_export:

@@ -49,9 +49,10 @@ def add_lora(model: PreTrainedModel, lora: Lora, *, seed: int, scalar_head: str 
 
     options: dict[str, Any] = {}
     if scalar_head is not None:
-        options["modules_to_save"] = [scalar_head]
+        options = {"modules_to_save": [scalar_head], "task_type": peft.TaskType.SEQ_CLS}
+    elif model.can_generate():
+        options = {"task_type": peft.TaskType.CAUSAL_LM}
     configuration = peft.LoraConfig(
-        task_type=peft.TaskType.CAUSAL_LM if scalar_head is None else peft.TaskType.SEQ_CLS,
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,

@@ -18,12 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import fsspec
 import torch
-from transformers import MODEL_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.utils import logging
 
 from plumbline_trainer.failures import ConfigError, InfrastructureError, ModelError
-from plumbline_trainer.modeling.shared_prefix import IMPLEMENTATION
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -240,6 +239,10 @@ def _attention_of(directory: Path) -> str | None:
 
     Capped attention scores are made by an architecture's own code only.
     """
+    from transformers import MODEL_MAPPING
+
+    from plumbline_trainer.modeling.shared_prefix import IMPLEMENTATION
+
     configuration = load_configuration(directory)
     architecture = MODEL_MAPPING.get(type(configuration), None)
     capped = getattr(configuration.get_text_config(), "attn_logit_softcapping", None) is not None

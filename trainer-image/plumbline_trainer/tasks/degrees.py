@@ -9,6 +9,7 @@ from torch import nn
 
 from plumbline_api.methods.auxiliary import PreferenceDegree
 from plumbline_trainer.data.batches import Layout
+from plumbline_trainer.data.degradation import degraded
 from plumbline_trainer.data.degraded_copies import degraded_copies
 from plumbline_trainer.data.rendering import Renderer
 from plumbline_trainer.modeling.degree_head import attach_degree_head, degree_logits
@@ -28,8 +29,6 @@ class DegreeLoss:
         self._layout, self._seed = layout, seed
 
     def __call__(self, rows: Sequence[object], numbers: Sequence[int], turn: int | str, device: torch.device) -> Losses:
-        from plumbline_trainer.data.degradation import degraded
-
         """Losses `[B]` of `rows`, which have the numbers `numbers` in their data set, and metrics."""
         copies = degraded_copies(
             rows,

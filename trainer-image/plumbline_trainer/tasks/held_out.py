@@ -17,7 +17,7 @@ def stated_rewards(objective: PreferenceObjective, inputs: RowInputs) -> torch.T
     A reward is the scalar score of a reward model, beta times the log-ratio to the reference, or, without a reference,
     beta times the mean log-probability of a token. beta is the objective's own, or 1 where it has none.
     """
-    if isinstance(inputs, Scores) and inputs.values.shape[1] == 2:
+    if isinstance(inputs, Scores) and objective.data_shape == "pairs":
         return (inputs.values[:, 0] - inputs.values[:, 1]).detach().double().cpu()
     beta = float(getattr(objective, "beta", 1.0))
     if isinstance(inputs, Pairs):

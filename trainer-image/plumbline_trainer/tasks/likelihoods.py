@@ -29,7 +29,7 @@ from plumbline_trainer.modeling.masked_likelihood import (
 )
 from plumbline_trainer.modeling.reference import Reference, open_reference
 from plumbline_trainer.modeling.reward_head import sequence_scores
-from plumbline_trainer.modeling.token_divergence import token_kl, token_statistic
+from plumbline_trainer.modeling.token_divergence import completion_kl, token_statistic
 from plumbline_trainer.objectives.preference.inputs import TokenLogprobs
 from plumbline_trainer.objectives.preference.weighting import typical_logprobs
 from plumbline_trainer.tasks.objective_inputs import SequenceValues
@@ -97,18 +97,14 @@ class Causal:
     def _typical(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor | None:
         if self._alignment == "none":
             return None
-        statistic = partial(_typical, self._alignment)
+        statistic = partial(typical_logprobs, self._alignment)
         return laid_out(token_statistic(self._model, states.detach(), statistic), mask)
 
     def _divergences(self, states: torch.Tensor, sequences: SequenceBatch) -> torch.Tensor | None:
         """[S]: the divergence from the reference, summed over each completion."""
-        reference = self._divergence_from
-        if reference is None:
+        if self._divergence_from is None:
             return None
-        adapter = adapter_off(reference.model) if has_adapter(reference.model) else nullcontext()
-        with torch.no_grad(), adapter:
-            reference_states = predicting_states(reference.model, sequences)
-        return laid_out(token_kl(self._model, reference, states, reference_states), sequences.mask).sum(dim=1)
+        return completion_kl(self._model, self._divergence_from, states, sequences).sum(dim=1)
 
 
 class Masked:
@@ -149,10 +145,3 @@ def divergence_reference(config: TrainerConfig, policy: nn.Module) -> Reference 
     """The reference model that is held where the objective needs its whole distribution at every token."""
     needed = any(part.needs_reference_kl for part in spec_of(config).objective.value.parts())
     return open_reference(config, policy) if needed else None
-
-
-def _typical(alignment: Alignment, logits: torch.Tensor) -> torch.Tensor:
-    found = typical_logprobs(alignment, logits)
-    if found is None:
-        raise ValueError("without alignment nothing is typical")
-    return found

@@ -53,11 +53,14 @@ def load_trained_model(config: TrainerConfig, pad_token_id: int, device: torch.d
 def layout_of(config: TrainerConfig, model: nn.Module, pad_token_id: int, device: torch.device) -> Layout:
     """How rows become forward passes of `model`. With `microBatchSize` passes are counted in rows, else in tokens."""
     spec, inner = spec_of(config), without_adapter(model)
+    objective = spec.objective.value
     longest = spec.training.max_prompt_tokens + spec.training.max_completion_tokens
     with evaluating(model):
-        looks_left = not spec.objective.value.masked_likelihood
+        looks_left = not objective.masked_likelihood
         shares = looks_left and can_share_prompts(getattr(inner, inner.base_model_prefix), longest)
-    return Layout(pad_token_id, shares, one_row=device.type == "cpu", token_budget=default_token_budget(device))
+    copies = objective.samples * objective.masks_per_step if objective.masked_likelihood else 1
+    budget = max(1, default_token_budget(device) // copies)
+    return Layout(pad_token_id, shares, one_row=device.type == "cpu", token_budget=budget)
 
 
 def reference_logprobs(
