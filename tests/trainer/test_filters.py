@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
+
 import pytest
 
 from plumbline_api.preference_data import Filters
+from plumbline_api.sources import DatasetColumns
+from plumbline_trainer.data import filters
 from plumbline_trainer.data.batches import TokenSequence
+from plumbline_trainer.data.files import FileRow
 from plumbline_trainer.data.filters import by_length, without_duplicates
-from plumbline_trainer.data.rows import CompletionRow, ListRow, PairRow, UnpairedRow
+from plumbline_trainer.data.rows import CompletionRow, ListRow, PairRow, UnpairedRow, shape_rows
+
+DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text()
+
+
+def test_every_reason_is_documented() -> None:
+    words = [*filters.REASONS, filters.TRUNCATED, filters.LENGTH_INSTRUCTION, filters.TURNED_ROUND]
+    assert [word for word in words if f"`{word}`" not in DOCUMENT] == []
+
+
+def test_the_documented_rows_have_the_shapes_that_they_are_said_to_have() -> None:
+    examples = re.findall(r"^\| (\w+) \| [^|]+ \| `(\{.+\})` \|$", DOCUMENT, re.MULTILINE)
+    assert [shape for shape, _ in examples] == ["pairs", "unpaired", "completions", "lists"]
+    for shape, example in examples:
+        assert len(shape_rows([FileRow("data.md", json.loads(example))], DatasetColumns(), shape)[0]) == 1
 
 
 def test_duplicates_have_the_same_prompt_and_completions_wherever_they_stand() -> None:
@@ -35,7 +56,7 @@ def test_labels_belong_to_a_row_and_messages_are_compared_by_content() -> None:
 
 
 @pytest.mark.parametrize(
-    ("filters", "places", "reasons"),
+    ("chosen", "places", "reasons"),
     [
         (Filters(), ["1", "2", "3"], {}),
         (Filters(min_prompt_tokens=3), ["2", "3"], {"ShortPrompt": 1}),
@@ -44,14 +65,14 @@ def test_labels_belong_to_a_row_and_messages_are_compared_by_content() -> None:
         (Filters(min_prompt_tokens=3, max_length_ratio=1.0), [], {"ShortPrompt": 1, "LengthRatio": 2}),
     ],
 )
-def test_lengths(filters: Filters, places: list[str], reasons: dict[str, int]) -> None:
+def test_lengths(chosen: Filters, places: list[str], reasons: dict[str, int]) -> None:
     lengths = {"1": (2, 3, 6), "2": (3, 4, 5), "3": (9, 3, 7)}
     rows = [CompletionRow(place, "p", "c") for place in lengths]
     sequences = [
         [TokenSequence(range(prompt), range(first)), TokenSequence(range(prompt), range(second))]
         for prompt, first, second in lengths.values()
     ]
-    kept = by_length(rows, sequences, filters)
+    kept = by_length(rows, sequences, chosen)
     assert [row.place for row in kept.rows] == places
     assert dict(kept.dropped) == reasons
     assert len(kept.sequences) == len(places)
