@@ -22,6 +22,19 @@ _PAIRS = [member for member in PreferenceObjective.members() if member.data_shap
 _LISTS = [member for member in PreferenceObjective.members() if member.data_shape == "lists"]
 _REFERENCE_FREE = [member.member_key for member in PreferenceObjective.members() if not member.needs_reference]
 
+_CAUSAL_PAIRS = [member for member in _PAIRS if not member.trains_scalar_head and not member.masked_likelihood]
+_TAKERS = {
+    "weighting": [member for member in _CAUSAL_PAIRS if not member.needs_whole_step],
+    "auxiliary": _CAUSAL_PAIRS,
+    "aggregation": [
+        member
+        for member in PreferenceObjective.members()
+        if member.data_shape != "completions" and not (member.data_shape == "pairs" and member.needs_whole_step)
+    ],
+}
+"""Optional block of the spec -> the objectives that it fits: those whose losses are of single rows, and for the first
+two of rows that are pairs for a causal language model."""
+
 
 def _one_of(members: list[type[PreferenceObjective]]) -> Expression:
     """One of these objectives is the job's."""
@@ -82,19 +95,11 @@ class PreferenceJobSpec(JobSpec):
         ),
         *(
             Rule(
-                _one_of([member for member in _PAIRS if not member.trains_scalar_head]).when(has(name)),
-                f"{name} must not be set: it is for language models that learn from pairs, and this objective is not for them",
+                _one_of(takers).when(has(name)),
+                f"{name} must not be set: this objective does not take it (see docs/methods.md)",
                 path=name,
             )
-            for name in ("weighting", "auxiliary")
-        ),
-        Rule(
-            ~(
-                has("aggregation")
-                & _one_of([member for member in PreferenceObjective.members() if member.data_shape == "completions"])
-            ),
-            "aggregation must not be set: this objective averages over tokens and not over rows",
-            path="aggregation",
+            for name, takers in _TAKERS.items()
         ),
         Rule(
             _one_of(_PAIRS).when(field("data.filters.dropEqualTexts")),

@@ -76,6 +76,10 @@ class Training(ApiModel):
     activation_checkpointing: bool = Field(
         False, description="Recompute activations in the backward pass to save memory."
     )
+    compile: bool = Field(
+        False,
+        description="Compile the layers' feed-forward parts and norms with torch.compile, which needs a C++ compiler in the image and time at the start; measure before you rely on it (docs/benchmarks.md).",
+    )
 
 
 class Evaluation(ApiModel):

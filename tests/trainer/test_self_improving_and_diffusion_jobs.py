@@ -1,4 +1,4 @@
-"""Jobs whose rows are scored in ways of their own: revisions, masked copies."""
+"""Jobs whose rows are scored in ways of their own: revisions, masked copies, degraded copies."""
 
 from __future__ import annotations
 
@@ -162,14 +162,30 @@ def test_vrpo_widens_the_margin_of_held_out_prompts(job: Any, bert_directory: Pa
     assert after == task.evaluate(), "evaluations draw the same masks"
 
 
+# --- degraded copies --------------------------------------------------------------------------------------------------
+
+
+def test_the_preference_degree_is_added_to_the_objective(job: Any) -> None:
+    plain, gradient = loss_and_gradient(task_of(job({"dpo": {}})))
+    nothing = task_of(job({"dpo": {}}, auxiliary={"preferenceDegree": {"weight": 0}}))
+    loss, with_head = loss_and_gradient(nothing)
+    assert loss == plain
+    assert torch.equal(with_head[: len(gradient)], gradient)
+    assert not with_head[len(gradient) :].any()
+    added = task_of(job({"dpo": {}}, auxiliary={"preferenceDegree": {"weight": 1, "levels": 4}}))
+    assert loss_and_gradient(added)[0] > plain + 1
+    assert added.evaluate()["degree/loss"] > 0
+
+
 # --- one loss whatever the split --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["srpo", "vrpo"])
+@pytest.mark.parametrize("method", ["srpo", "vrpo", "preferenceDegree"])
 def test_micro_batches_change_neither_loss_nor_gradient(job: Any, bert_directory: Path, method: str) -> None:
     specs: dict[str, dict[str, Any]] = {
         "srpo": {"objective": {"srpo": {"beta": 0.1}}},
         "vrpo": {"objective": {"vrpo": {"samples": 2, "masksPerStep": 2}}, "model": str(bert_directory)},
+        "preferenceDegree": {"objective": {"dpo": {}}, "auxiliary": {"preferenceDegree": {"weight": 1}}},
     }
     results = []
     for size in (1, 3, None):

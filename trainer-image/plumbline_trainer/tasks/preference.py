@@ -19,7 +19,6 @@ from plumbline_api.methods.weighting import NoWeighting
 from plumbline_trainer.data.batches import SequenceBatch, TokenSequence
 from plumbline_trainer.data.order import DataOrder
 from plumbline_trainer.data.rendering import Renderer
-from plumbline_trainer.data.revisions import RevisionTemplate, revision_sequences
 from plumbline_trainer.distributed import Ranks
 from plumbline_trainer.modeling.masked_likelihood import mask_token_id
 from plumbline_trainer.modeling.scoring import evaluating, score_rows
@@ -270,12 +269,6 @@ class PreferenceTask:
 
     def _add_sequences(self, config: TrainerConfig, renderer: Renderer, data: PreferenceData, name: str) -> None:
         """Appends to every row what its objective scores besides the row's own completions."""
-        if self.objective.needs_revisions:
-            template = RevisionTemplate(
-                self.objective.revision_template, self.objective.revision_request, renderer.has_template
-            )
-            for own, revisions in zip(data.sequences, revision_sequences(data.rows, template, renderer), strict=True):
-                own.extend(revisions)
         if self.objective.draws_samples:
             add_reference_samples(config, self.model, self.tokenizer, data, self.ranks, f"reference samples {name}")
 

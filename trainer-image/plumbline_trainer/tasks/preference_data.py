@@ -19,10 +19,12 @@ from plumbline_trainer.data.filters import by_length, without_duplicates
 from plumbline_trainer.data.mixing import Part, quotas
 from plumbline_trainer.data.pairing.registry import make_pairs
 from plumbline_trainer.data.rendering import Limits, Renderer, fit
+from plumbline_trainer.data.revisions import RevisionTemplate, revision_sequences
 from plumbline_trainer.data.rows import load_rows
 from plumbline_trainer.data.seeds import derive_seed
 from plumbline_trainer.failures import DataError
 from plumbline_trainer.inputs import combined_digest
+from plumbline_trainer.modeling.loading import load_configuration, resolve_directory
 from plumbline_trainer.tasks.data_sets import (
     PREFLIGHT_ROWS,
     DataSource,
@@ -50,7 +52,7 @@ class PreferenceData:
     """`PairRow`, `UnpairedRow`, `CompletionRow` or `ListRow`, by the objective's shape."""
 
     sequences: list[list[TokenSequence]]
-    """The sequences of each row: in the order of `COMPLETIONS`, or of the row's own list."""
+    """The sequences of each row: in the order of `COMPLETIONS`, or of the row's own list; then its revisions."""
 
     rows_in_file: int
     digest: str
@@ -161,9 +163,13 @@ def _load_source(
     kept = by_length(rows, tokenize(rows, shape_of(spec), renderer), data.filters)
     dropped += kept.dropped
     _refuse_nothing(kept.rows, source, dropped)
-    fitted = fit(
-        kept.rows, kept.sequences, Limits(limits.max_prompt_tokens, limits.max_completion_tokens, data.overlong)
-    )
+    sequences = kept.sequences
+    objective = spec.objective.value
+    if objective.needs_revisions:
+        template = RevisionTemplate(objective.revision_template, objective.revision_request, renderer.has_template)
+        revisions = revision_sequences(kept.rows, template, renderer)
+        sequences = [[*own, *others] for own, others in zip(sequences, revisions, strict=True)]
+    fitted = fit(kept.rows, sequences, Limits(limits.max_prompt_tokens, limits.max_completion_tokens, data.overlong))
     warnings = [
         f"data.{source.field}: {count} of {found.rows_in_file} rows were left out: {reasons.REASONS[reason]}"
         for reason, count in dropped.items()
@@ -196,10 +202,21 @@ def check_inputs(config: TrainerConfig) -> InputReport:
     """Refuses what `build` would refuse, as far as that can be known in seconds and without reading weights."""
     spec = spec_of(config)
     renderer = open_renderer(config)
+    if spec.objective.value.masked_likelihood:
+        _check_masked_model(config, renderer)
     load = partial(load_data, spec=spec, renderer=renderer, max_rendered=PREFLIGHT_ROWS)
     train, evaluation = load_data_sets(config, load)
     warnings = template_warnings(renderer) + train.warnings + (evaluation.warnings if evaluation else [])
     return InputReport(train.rows_in_file, evaluation.rows_in_file if evaluation else 0, warnings)
+
+
+def _check_masked_model(config: TrainerConfig, renderer: Renderer) -> None:
+    """Raises `ModelError` for a model that is no masked language model or whose tokenizer has no mask."""
+    from plumbline_trainer.modeling.masked_likelihood import check_masked_architecture, mask_token_id
+
+    for location in filter(None, (config.paths.model, config.paths.reference)):
+        check_masked_architecture(load_configuration(resolve_directory(location)), location)
+    mask_token_id(renderer.tokenizer)
 
 
 def spec_of(config: TrainerConfig) -> PreferenceJobSpec:

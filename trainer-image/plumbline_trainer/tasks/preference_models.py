@@ -10,6 +10,7 @@ from plumbline_trainer.data.batches import Layout, SequenceBatch, TokenSequence,
 from plumbline_trainer.distributed import Ranks
 from plumbline_trainer.inputs import digest_of_directory
 from plumbline_trainer.modeling.adapters import adapter_off, add_lora, has_adapter, without_adapter
+from plumbline_trainer.modeling.compilation import compile_layers
 from plumbline_trainer.modeling.loading import load_policy, resolve_directory, select_dtype
 from plumbline_trainer.modeling.logprobs import check_head, completion_logprobs
 from plumbline_trainer.modeling.masked_likelihood import load_masked_policy
@@ -45,6 +46,8 @@ def load_trained_model(config: TrainerConfig, pad_token_id: int, device: torch.d
             config.paths.model, dtype=spec.model.dtype, device=device, activation_checkpointing=checkpointing
         )
         check_head(model)
+    if spec.training.compile:
+        compile_layers(model)
     if spec.peft is None:
         return model
     return add_lora(model, spec.peft.value, seed=spec.training.seed, scalar_head=HEAD if scores_rows else None)

@@ -29,6 +29,7 @@ from plumbline_trainer.data.rendering import Renderer
 from plumbline_trainer.distributed import Ranks
 from plumbline_trainer.failures import CheckpointUnreadable
 from plumbline_trainer.modeling.adapters import add_lora
+from plumbline_trainer.modeling.compilation import compile_layers
 from plumbline_trainer.modeling.loading import load_policy
 from plumbline_trainer.modeling.logprobs import CompletionLogprobs, causal_model, check_head, completion_logprobs
 from plumbline_trainer.modeling.reference import Reference, open_reference
@@ -109,6 +110,8 @@ class RLVRTask:
             activation_checkpointing=spec.training.activation_checkpointing,
         )
         check_head(self.model)
+        if spec.training.compile:
+            compile_layers(self.model)
         if spec.peft is not None:
             self.model = add_lora(self.model, spec.peft.value, seed=spec.training.seed)
         self.objective = spec.objective.value

@@ -18,7 +18,7 @@ class ScoredRows:
     def __init__(self, data: PreferenceData, layout: Layout) -> None:
         self.data = data
         self.sequences: list[list[TokenSequence]] = data.sequences
-        """The sequences of each row; its own completions come first."""
+        """The sequences of each row; its own completions come first, then revisions, then samples."""
 
         self.completions = torch.tensor([_own_completions(row) for row in data.rows])
         """[rows] int64: the row's own completions."""

@@ -92,8 +92,16 @@ class StepDpo(LogRatioObjective, key="stepDpo"):
 class Robust(LogRatioObjective, key="robust"):
     """Robust DPO: a loss whose expectation over labels flipped at a known rate is DPO's loss on the right labels (Chowdhury et al. 2024, arXiv:2403.00409)."""
 
+    rules: ClassVar = (
+        Rule(
+            field("flipRate") < 0.5,
+            "flipRate must be below 0.5: at 0.5 the labels say nothing",
+            path="flipRate",
+        ),
+    )
+
     flip_rate: float = Field(
-        0.1, ge=0, lt=0.5, description="Probability with which a label of the data is the wrong way round."
+        0.1, ge=0, le=0.5, description="Probability with which a label of the data is the wrong way round."
     )
 
 
@@ -114,10 +122,18 @@ class Hinge(LogRatioObjective, key="hinge"):
 class Exo(LogRatioObjective, key="exo"):
     """Efficient exact optimization on pairs: reverse KL from the policy's preference to the smoothed label, where DPO takes the forward KL (Ji et al. 2024, arXiv:2402.00856, eq. 16)."""
 
+    rules: ClassVar = (
+        Rule(
+            field("labelSmoothing") < 0.5,
+            "labelSmoothing must be below 0.5: at 0.5 the labels say nothing",
+            path="labelSmoothing",
+        ),
+    )
+
     label_smoothing: float = Field(
         0.001,
         gt=0,
-        lt=0.5,
+        le=0.5,
         description="Probability that the label gives to the rejected completion. It must not be 0, where the divergence is infinite.",
     )
 

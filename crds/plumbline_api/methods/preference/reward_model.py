@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from plumbline_api.methods.preference.family import PreferenceObjective
+from plumbline_api.rules import Rule, field
 
 
 class ScalarHead(PreferenceObjective):
@@ -25,11 +28,19 @@ class PairwiseReward(ScalarHead):
 class BradleyTerryReward(PairwiseReward):
     """Base of the objectives whose pairs carry no scores."""
 
+    rules: ClassVar = (
+        Rule(
+            field("labelSmoothing") < 0.5,
+            "labelSmoothing must be below 0.5: at 0.5 the labels say nothing",
+            path="labelSmoothing",
+        ),
+    )
+
     margin: float = Field(
         0.0, ge=0, le=100, description="By how much a chosen reward should at least exceed the rejected one."
     )
     label_smoothing: float = Field(
-        0.0, ge=0, lt=0.5, description="Share of the pairs whose labels are taken to be swapped."
+        0.0, ge=0, le=0.5, description="Share of the pairs whose labels are taken to be swapped."
     )
 
 
