@@ -13,6 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from plumbline_api.methods.pairing import Pairing
+from plumbline_api.methods.preference.choice import PreferenceObjectiveChoice, TermChoice
 from tests.api.valid_specs import REMOVED
 
 Judge = Literal["bounds", "rule", "unknown", "code"]
@@ -42,6 +44,11 @@ class BadUpdate:
     message: str
     before: Patch = field(default_factory=dict)
 
+
+_MEMBERS = list(PreferenceObjectiveChoice.family.members())
+_OBJECTIVES = ", ".join(member.member_key for member in _MEMBERS)
+_TERMS = ", ".join(TermChoice.model_fields)
+_REFERENCE_FREE = ", ".join(member.member_key for member in _MEMBERS if not member.needs_reference)
 
 PREF, RLVR, RUNTIME = "PreferenceJob", "RLVRJob", "TrainerRuntime"
 _FILE = {"volume": {"claimName": "data", "path": "test.jsonl"}}
@@ -158,22 +165,21 @@ BAD_SPECS = (
         PREF,
         {"spec.objective": {"dpo": {}, "ipo": {}}},
         "spec.objective",
-        "exactly one of [dpo, ipo, simpo, kto, sft, rewardModel] must be set, but these are set: dpo, ipo",
+        f"exactly one of [{_OBJECTIVES}] must be set, but these are set: dpo, ipo",
     ),
     BadSpec(
         "empty-objective",
         PREF,
         {"spec.objective": {}},
         "spec.objective",
-        "exactly one of [dpo, ipo, simpo, kto, sft, rewardModel] must be set, but none is set",
+        f"exactly one of [{_OBJECTIVES}] must be set, but none is set",
     ),
     BadSpec(
         "objective-without-braces",
         PREF,
         {"spec.objective": {"sft": None}},
         "spec.objective",
-        "exactly one of [dpo, ipo, simpo, kto, sft, rewardModel] must be set, but none is set "
-        "(to take the defaults of sft, write sft: {})",
+        f"exactly one of [{_OBJECTIVES}] must be set, but none is set (to take the defaults of sft, write sft: {{}})",
     ),
     BadSpec(
         "two-advantages",
@@ -441,6 +447,121 @@ BAD_SPECS = (
         "labelSmoothing must be below 0.5: at 0.5 the labels say nothing",
         "rule",
     ),
+    *(
+        BadSpec(
+            f"labels-that-say-nothing-to-{objective}",
+            PREF,
+            {"spec.objective": {objective: {"labelSmoothing": 0.5}}},
+            f"spec.objective.{objective}.labelSmoothing",
+            "labelSmoothing must be below 0.5: at 0.5 the labels say nothing",
+            "rule",
+        )
+        for objective in ("exo", "aot", "aotUnpaired", "typo", "rewardModel", "rewardStep")
+    ),
+    BadSpec(
+        "labels-flipped-half-of-the-time",
+        PREF,
+        {"spec.objective": {"robust": {"flipRate": 0.5}}},
+        "spec.objective.robust.flipRate",
+        "flipRate must be below 0.5: at 0.5 the labels say nothing",
+        "rule",
+    ),
+    BadSpec(
+        "alpha-divergence-without-alpha",
+        PREF,
+        {"spec.objective.dpo.divergence": "alpha"},
+        "spec.objective.dpo.divergenceAlpha",
+        "divergence alpha needs divergenceAlpha, its coefficient between 0 and 1",
+        "rule",
+    ),
+    BadSpec(
+        "alpha-of-another-divergence",
+        PREF,
+        {"spec.objective.dpo": {"divergence": "forwardKl", "divergenceAlpha": 0.5}},
+        "spec.objective.dpo.divergenceAlpha",
+        "divergenceAlpha is the coefficient of divergence alpha; set divergence to alpha or leave it out",
+        "rule",
+    ),
+    BadSpec(
+        "length-normalized-forward-kl",
+        PREF,
+        {"spec.objective.dpo": {"divergence": "forwardKl", "lengthNormalized": True}},
+        "spec.objective.dpo.lengthNormalized",
+        "lengthNormalized is defined for divergence reverseKl only",
+        "rule",
+    ),
+    BadSpec(
+        "scores-upside-down",
+        PREF,
+        {"spec.objective": {"scoreDpo": {"lowestScore": 5, "highestScore": 1}}},
+        "spec.objective.scoreDpo.lowestScore",
+        "lowestScore must be below highestScore: they are mapped to 0 and 1",
+        "rule",
+    ),
+    BadSpec(
+        "undesirable-rows-that-nothing-holds",
+        PREF,
+        {"spec.objective": {"pmpo": {"beta": 0}}},
+        "spec.objective.pmpo.beta",
+        "beta must be above 0 where alpha is below 1: nothing else bounds how far undesirable completions fall",
+        "rule",
+    ),
+    BadSpec(
+        "mixture-of-one-objective",
+        PREF,
+        {"spec.objective": {"mixture": {"terms": [{"objective": {"dpo": {}}}]}}},
+        "spec.objective.mixture.terms",
+        "needs at least 2 items",
+    ),
+    BadSpec(
+        "term-that-is-no-objective-on-pairs",
+        PREF,
+        {"spec.objective": {"mixture": {"terms": [{"objective": {"dpo": {}}}, {"objective": {"kto": {}}}]}}},
+        "spec.objective.mixture.terms[1].objective.kto",
+        f"unknown field; known are {_TERMS}",
+        "unknown",
+    ),
+    BadSpec(
+        "rule-of-a-term",
+        PREF,
+        {
+            "spec.objective": {
+                "mixture": {"terms": [{"objective": {"sft": {}}}, {"objective": {"dpo": {"labelSmoothing": 0.5}}}]}
+            }
+        },
+        "spec.objective.mixture.terms[1].objective.dpo.labelSmoothing",
+        "labelSmoothing must be below 0.5: at 0.5 the labels say nothing",
+        "rule",
+    ),
+    BadSpec(
+        "feasible-without-bound",
+        PREF,
+        {"spec.aggregation": {"feasible": {}}},
+        "spec.aggregation.feasible.epsilon",
+        "is required",
+    ),
+    BadSpec(
+        "weights-that-jump",
+        PREF,
+        {"spec.aggregation": {"resilientFeasible": {"epsilon": 0.5, "dualLearningRate": 2, "alpha": 1}}},
+        "spec.aggregation.resilientFeasible.dualLearningRate",
+        "dualLearningRate must not be above alpha: weights would jump over the value at which they settle",
+        "rule",
+    ),
+    BadSpec(
+        "two-weightings",
+        PREF,
+        {"spec.weighting": {"none": {}, "wpo": {}}},
+        "spec.weighting",
+        "exactly one of [none, wpo] must be set, but these are set: none, wpo",
+    ),
+    BadSpec(
+        "degree-of-one-level",
+        PREF,
+        {"spec.auxiliary": {"preferenceDegree": {"levels": 1}}},
+        "spec.auxiliary.preferenceDegree.levels",
+        "1 is below the minimum of 2",
+    ),
     BadSpec(
         "nesterov-without-momentum",
         PREF,
@@ -487,7 +608,7 @@ BAD_SPECS = (
         PREF,
         {"spec.objective": {"simpo": {}}, "spec.reference": _REFERENCE},
         "spec.reference",
-        "reference must not be set: the objectives simpo, sft, rewardModel do not use a reference model",
+        f"reference must not be set: the objectives {_REFERENCE_FREE} do not use a reference model",
         "rule",
     ),
     BadSpec(
@@ -498,13 +619,33 @@ BAD_SPECS = (
         "training.batchSize must be at least resources.replicas: every pod works on at least one row of a step",
         "rule",
     ),
-    BadSpec(
-        "kto-with-one-row",
-        PREF,
-        {"spec.objective": {"kto": {}}, "spec.training.batchSize": 1},
-        "spec.training.batchSize",
-        "training.batchSize must be at least 2 for objective.kto",
-        "rule",
+    *(
+        BadSpec(
+            f"{member.member_key}-with-one-row",
+            PREF,
+            {"spec.objective": {member.member_key: {}}, "spec.training.batchSize": 1},
+            "spec.training.batchSize",
+            f"training.batchSize must be at least 2 for objective.{member.member_key}",
+            "rule",
+        )
+        for member in _MEMBERS
+        if member.smallest_batch == 2
+    ),
+    *(
+        BadSpec(
+            f"{name}-of-{objective}",
+            PREF,
+            {"spec.objective": {objective: {}}, f"spec.{name}": value},
+            f"spec.{name}",
+            f"{name} must not be set: this objective does not take it (see docs/methods.md)",
+            "rule",
+        )
+        for name, value, objectives in (
+            ("weighting", {"wpo": {}}, ("kto", "rrhf", "rewardModel", "aot", "vrpo")),
+            ("auxiliary", {"preferenceDegree": {}}, ("kto", "sft", "rewardModel", "vrpo")),
+            ("aggregation", {"feasible": {"epsilon": 1}}, ("sft", "aot")),
+        )
+        for objective in objectives
     ),
     # rules of RLVRJob
     BadSpec(
@@ -647,21 +788,31 @@ BAD_SPECS = (
         "data.pairing must not be set: this objective does not learn from pairs",
         "rule",
     ),
-    BadSpec(
-        "pairs-without-scores-for-an-objective-that-needs-them",
-        PREF,
-        {"spec.objective": {"odpo": {}}, "spec.data.pairing": {"safeAndShorter": {}}},
-        "spec.data.pairing.safeAndShorter",
-        "data.pairing.safeAndShorter must not be set: its pairs have no scores, and this objective needs them",
-        "rule",
+    *(
+        BadSpec(
+            f"{pairing.member_key}-for-an-objective-that-needs-scores",
+            PREF,
+            {"spec.objective": {"odpo": {}}, "spec.data.pairing": {pairing.member_key: {}}},
+            f"spec.data.pairing.{pairing.member_key}",
+            f"data.pairing.{pairing.member_key} must not be set: its pairs have no scores, "
+            "and this objective needs them",
+            "rule",
+        )
+        for pairing in Pairing.members()
+        if not pairing.gives_scores
     ),
-    BadSpec(
-        "whole-answers-for-an-objective-on-steps",
-        PREF,
-        {"spec.objective": {"stepDpo": {}}, "spec.data.pairing": {"allPairs": {}}},
-        "spec.data.pairing.allPairs",
-        "data.pairing.allPairs must not be set: its pairs are whole answers, and this objective learns from steps",
-        "rule",
+    *(
+        BadSpec(
+            f"{pairing.member_key}-for-an-objective-on-steps",
+            PREF,
+            {"spec.objective": {"stepDpo": {}}, "spec.data.pairing": {pairing.member_key: {}}},
+            f"spec.data.pairing.{pairing.member_key}",
+            f"data.pairing.{pairing.member_key} must not be set: its pairs are whole answers, "
+            "and this objective learns from steps",
+            "rule",
+        )
+        for pairing in Pairing.members()
+        if pairing.reads == "lists"
     ),
     BadSpec(
         "length-instruction-with-scores",

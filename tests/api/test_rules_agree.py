@@ -14,6 +14,7 @@ from plumbline_api.messages import nested_model
 from plumbline_api.rules import Rule, any_of, field, has, some
 from plumbline_crds.schema import structural_schema
 from tests.api.api_server import Schema, defaulted, evaluate
+from tests.api.bad_specs import BAD_SPECS
 from tests.api.valid_specs import MODELS
 
 
@@ -87,6 +88,12 @@ def test_python_and_cel_agree(model: type[ApiModel]) -> None:
 
     agree()
     assert kept == {rule.cel for rule in model.rules}, "no generated object keeps these rules"
+
+
+def test_every_rule_has_a_row_in_the_table_of_bad_specs() -> None:
+    shown = {case.message for case in BAD_SPECS if case.judge == "rule"}
+    rules = {rule.message for model in models_with_rules() for rule in model.rules}
+    assert sorted(rules - shown) == []
 
 
 DOCUMENT = {"a": 3, "b": {"c": 0.5}, "name": "job-1", "items": [{"w": 0.0}, {"w": 2.0}], "flag": True}

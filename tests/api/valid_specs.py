@@ -6,12 +6,16 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from plumbline_api.base import ApiModel, Family
+from plumbline_api.base import ApiModel, Choice, Family
+from plumbline_api.methods.aggregation import LossAggregationChoice
+from plumbline_api.methods.auxiliary import AuxiliaryLossChoice
 from plumbline_api.methods.optimization import OptimizerChoice, PeftChoice, ScheduleChoice
+from plumbline_api.methods.pairing import Pairing
 from plumbline_api.methods.pairing_choice import PairingChoice
 from plumbline_api.methods.policy import AdvantageChoice, PolicyObjectiveChoice
 from plumbline_api.methods.preference.choice import PreferenceObjectiveChoice
 from plumbline_api.methods.verifiers import VerifierChoice
+from plumbline_api.methods.weighting import PairWeightingChoice
 from plumbline_api.preference_job import PreferenceJob
 from plumbline_api.rlvr_job import RLVRJob
 from plumbline_api.runtime import ClusterTrainerRuntime, TrainerRuntime
@@ -65,10 +69,13 @@ def valid(kind: str, patch: Mapping[str, Any] | None = None) -> Document:
     return document
 
 
-_PYTHON = {"configMap": "rewards"}
+_FILE = {"volume": {"claimName": "data", "path": "train.jsonl"}}
 _PARAMETERS_WITHOUT_DEFAULT: dict[str, Document] = {
     "regex": {"pattern": "^[0-9]+$"},
-    "python": _PYTHON,
+    "python": {"configMap": "rewards"},
+    "mixture": {"terms": [{"objective": {"dpo": {}}}, {"weight": 0.2, "objective": {"sft": {}}}]},
+    "feasible": {"epsilon": 0.5},
+    "resilientFeasible": {"epsilon": 0.5},
     "volume": {"claimName": "data", "path": "train.parquet"},
     "configMap": {"name": "data", "key": "train.jsonl"},
     "uri": {"uri": "s3://bucket/train.jsonl"},
@@ -76,27 +83,77 @@ _PARAMETERS_WITHOUT_DEFAULT: dict[str, Document] = {
 }
 
 
+_OBJECTIVE_OF_PAIRING: dict[str, Document] = {"lists": {"dpo": {}}, "trees": {"stepDpo": {}}, "steps": {"stepDpo": {}}}
+
+OTHER_BLOCKS: dict[str, Document] = {
+    "several-sources": {
+        "spec.data": {
+            "mixture": [{"name": name, "weight": weight, "source": _FILE} for name, weight in (("a", 1), ("b", 0.5))]
+        }
+    },
+    "filters": {
+        "spec.data.filters": {
+            "dropEqualTexts": True,
+            "dropDuplicates": True,
+            "minPromptTokens": 2,
+            "minCompletionTokens": 2,
+            "maxLengthRatio": 3,
+        }
+    },
+    "filters-of-lists": {"spec.objective": {"rrhf": {}}, "spec.data.filters": {"maxLengthRatio": 3}},
+    "length-instruction": {"spec.data.lengthInstruction": {}},
+    "best-checkpoint": {
+        "spec.data.evaluation": {"source": _FILE},
+        "spec.evaluation.everySteps": 5,
+        "spec.checkpoint.best": {"metric": "loss", "mode": "min", "export": True},
+    },
+    "pairing-with-scores": {"spec.objective": {"odpo": {}}, "spec.data.pairing": {"gapSampled": {}}},
+    "advantages-of-steps": {"spec.objective": {"advantageDpo": {}}, "spec.data.pairing": {"stepAdvantage": {}}},
+    "everything-on-pairs": {
+        "spec.objective": {"mixture": _PARAMETERS_WITHOUT_DEFAULT["mixture"]},
+        "spec.data.pairing": {"bestWorst": {}},
+        "spec.weighting": {"wpo": {}},
+        "spec.aggregation": {"feasible": {"epsilon": 0.5}},
+        "spec.auxiliary": {"preferenceDegree": {}},
+        "spec.peft": {"lora": {}},
+    },
+}
+"""Patches of valid PreferenceJobs: blocks that are no methods, and what may stand together."""
+
+
 def _parameters(member: type[Family]) -> Document:
     return _PARAMETERS_WITHOUT_DEFAULT.get(member.member_key, {})
 
 
+def _around(member: type[Family]) -> Document:
+    """What else a job needs for this member."""
+    return {"spec.objective": _OBJECTIVE_OF_PAIRING[member.reads]} if issubclass(member, Pairing) else {}
+
+
+PLACES: tuple[tuple[str, str, type[Choice]], ...] = (
+    ("PreferenceJob", "spec.objective", PreferenceObjectiveChoice),
+    ("PreferenceJob", "spec.data.pairing", PairingChoice),
+    ("PreferenceJob", "spec.weighting", PairWeightingChoice),
+    ("PreferenceJob", "spec.aggregation", LossAggregationChoice),
+    ("PreferenceJob", "spec.auxiliary", AuxiliaryLossChoice),
+    ("RLVRJob", "spec.objective", PolicyObjectiveChoice),
+    ("RLVRJob", "spec.advantage", AdvantageChoice),
+    ("RLVRJob", "spec.rewards.0.verifier", VerifierChoice),
+    ("PreferenceJob", "spec.optimizer", OptimizerChoice),
+    ("PreferenceJob", "spec.schedule", ScheduleChoice),
+    ("PreferenceJob", "spec.peft", PeftChoice),
+    ("PreferenceJob", "spec.data.train.source", SourceChoice),
+)
+"""Where each family stands in a job: kind, path, choice."""
+
+
 def every_method() -> dict[str, Document]:
-    """One object for each member of each family, with the member's defaults; keys name the test."""
-    places = (
-        ("PreferenceJob", "spec.objective", PreferenceObjectiveChoice),
-        ("RLVRJob", "spec.objective", PolicyObjectiveChoice),
-        ("RLVRJob", "spec.advantage", AdvantageChoice),
-        ("RLVRJob", "spec.rewards.0.verifier", VerifierChoice),
-        ("PreferenceJob", "spec.optimizer", OptimizerChoice),
-        ("PreferenceJob", "spec.schedule", ScheduleChoice),
-        ("PreferenceJob", "spec.peft", PeftChoice),
-        ("PreferenceJob", "spec.data.train.source", SourceChoice),
-        ("PreferenceJob", "spec.data.pairing", PairingChoice),
-    )
-    return {
+    """One object for each member of each family, with the member's defaults, and `OTHER_BLOCKS`; keys name the test."""
+    methods = {
         f"{kind}.{path.removeprefix('spec.')}.{member.member_key}": valid(
-            kind, {path: {member.member_key: _parameters(member)}}
+            kind, {**_around(member), path: {member.member_key: _parameters(member)}}
         )
-        for kind, path, choice in places
+        for kind, path, choice in PLACES
         for member in choice.family.members()
     }
+    return methods | {f"PreferenceJob.{name}": valid("PreferenceJob", patch) for name, patch in OTHER_BLOCKS.items()}
