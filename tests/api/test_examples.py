@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import runpy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from plumbline_api.methods.auxiliary import AuxiliaryLoss
+from plumbline_api.methods.pairing import Pairing
 from plumbline_api.methods.policy import PolicyObjective
 from plumbline_api.methods.preference.family import PreferenceObjective
 from plumbline_api.preference_job import PreferenceJob
@@ -16,6 +20,8 @@ from plumbline_api.rlvr_job import RLVRJob
 FOLDER = Path(__file__).resolve().parents[2] / "examples"
 EXAMPLES = sorted(FOLDER.glob("*.yaml"))
 KINDS: dict[str, type[PreferenceJob] | type[RLVRJob]] = {"PreferenceJob": PreferenceJob, "RLVRJob": RLVRJob}
+WITHOUT_EXAMPLE = {"diffusion"}
+"""Families that the tiny model cannot show: it is no masked diffusion model. docs/methods.md has a job for one."""
 
 
 def documents(path: Path) -> list[dict[str, Any]]:
@@ -52,10 +58,72 @@ def test_config_maps_that_a_reward_needs_come_with_it(path: Path) -> None:
     assert all(file in brought[name] for name, file in needed.items())
 
 
-def test_every_objective_has_an_example() -> None:
-    shown = {key for path in EXAMPLES for key in job_of(path)["spec"]["objective"]}
-    every = {member.member_key for family in (PreferenceObjective, PolicyObjective) for member in family.members()}
-    assert shown == every
+def objectives_shown() -> dict[str, list[str]]:
+    """Key of an objective -> the examples that use it."""
+    shown: dict[str, list[str]] = {}
+    for path in EXAMPLES:
+        for key in job_of(path)["spec"]["objective"]:
+            shown.setdefault(key, []).append(path.stem)
+    return shown
+
+
+@pytest.mark.parametrize("module", sorted({member.__module__ for member in PreferenceObjective.members()}))
+def test_every_family_of_preference_objectives_has_an_example(module: str) -> None:
+    """Objectives that stand in one module of the API are one family."""
+    family = module.rsplit(".", 1)[-1]
+    keys = {member.member_key for member in PreferenceObjective.members() if member.__module__ == module}
+    assert bool(keys & set(objectives_shown())) == (family not in WITHOUT_EXAMPLE)
+
+
+def test_every_objective_on_rollouts_has_an_example() -> None:
+    assert {member.member_key for member in PolicyObjective.members()} <= set(objectives_shown())
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        *(f"data.pairing.{reads}" for reads in sorted({pairing.reads for pairing in Pairing.members()})),
+        "data.mixture",
+        "data.filters",
+        "data.lengthInstruction",
+        "weighting.wpo",
+        "aggregation.resilientFeasible",
+        *(f"auxiliary.{member.member_key}" for member in AuxiliaryLoss.members()),
+        "checkpoint.best",
+        "peft.lora",
+    ],
+)
+def test_every_block_beside_the_objective_has_an_example(field: str) -> None:
+    assert any(field in fields_of(job_of(path)["spec"]) for path in EXAMPLES)
+
+
+def fields_of(spec: dict[str, Any]) -> set[str]:
+    """Dotted paths of the fields of a spec; a pairing counts by the rows that it reads."""
+    found: set[str] = set()
+    waiting = [("", spec)]
+    while waiting:
+        before, value = waiting.pop()
+        for name, inner in value.items():
+            found.add(before + name)
+            if isinstance(inner, dict):
+                waiting.append((f"{before}{name}.", inner))
+    reads = {pairing.member_key: pairing.reads for pairing in Pairing.members()}
+    return found | {f"data.pairing.{reads[key]}" for key in spec["data"].get("pairing", {})}
+
+
+def test_examples_read_what_comes_with_the_tiny_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(FOLDER / "tiny-model")
+    brought = runpy.run_path(str(FOLDER / "tiny-model" / "make_data.py"))["make_rows"](0)
+    for path in EXAMPLES:
+        data = job_of(path)["spec"]["data"]
+        for block in (data.get("train"), data.get("evaluation"), *data.get("mixture", ())):
+            if block:
+                assert Path(block["source"]["volume"]["path"]).stem in brought, path.stem
+
+
+def test_the_readme_lists_every_example_once() -> None:
+    listed = re.findall(r"^\| \[([\w-]+\.yaml)\]\(\1\) \|", (FOLDER / "README.md").read_text(), re.MULTILINE)
+    assert sorted(listed) == [path.name for path in EXAMPLES]
 
 
 def test_outputs_do_not_overwrite_each_other() -> None:

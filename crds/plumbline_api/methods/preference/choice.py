@@ -50,7 +50,7 @@ class MixtureTerm(ApiModel):
 
 
 class Mixture(PreferenceObjective, key="mixture"):
-    """Weighted sum of objectives on the same pairs, such as dpo, bco and sft (mixed preference optimization: Wang et al. 2024, arXiv:2411.10442, eq. 1); objectives on demonstrations learn from the chosen completions."""
+    """Weighted sum of objectives on the same pairs, such as dpo, nca and sft (mixed preference optimization: Wang et al. 2024, arXiv:2411.10442, eq. 1); objectives on demonstrations learn from the chosen completions."""
 
     terms: list[MixtureTerm] = Field(min_length=2, max_length=8, description="The objectives and their weights.")
 

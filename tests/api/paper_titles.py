@@ -1,0 +1,84 @@
+"""Full titles of the papers whose methods docs/methods.md must list, and where a user finds each in the API.
+
+`rows` are the first cells of the rows that name the paper: keys of methods, or names of recipes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Paper:
+    """One paper and the rows that must name it by its full title."""
+
+    title: str
+    rows: tuple[str, ...]
+
+
+PAPERS = (
+    Paper("Self-Improving Robust Preference Optimization", ("srpo",)),
+    Paper(
+        "Self-supervised Preference Optimization: Enhance Your Language Model with Preference Degree Awareness",
+        ("auxiliary.preferenceDegree",),
+    ),
+    Paper(
+        "LLaDA 1.5: Variance-Reduced Preference Optimization for Large Language Diffusion Models",
+        ("vrpo",),
+    ),
+    Paper(
+        "Leveraging Reinforcement Learning and Large Language Models for Code Optimization",
+        ("rrhf", "code that runs faster"),
+    ),
+    Paper(
+        "ScoreFlow: Mastering LLM Agent Workflows via Score-based Preference Optimization",
+        ("scoreDpo", "pairing.gapSampled", "preferences by score"),
+    ),
+    Paper(
+        "BFS-Prover: Scalable Best-First Tree Search for LLM-based Automatic Theorem Proving",
+        ("pairing.searchTree", "a prover that learns from refused steps"),
+    ),
+    Paper("Harnessing Negative Signals: Reinforcement Distillation from Teacher Data for LLM Reasoning", ("redi",)),
+    Paper(
+        "RL on Incorrect Synthetic Data Scales the Efficiency of LLM Math Reasoning by Eight-Fold",
+        ("advantageDpo", "pairing.stepAdvantage"),
+    ),
+    Paper("Towards Efficient and Exact Optimization of Language Model Alignment", ("exo", "exoListwise")),
+    Paper("Direct Preference Optimization with an Offset", ("odpo",)),
+    Paper(
+        "ERPO: Advancing Safety Alignment via Ex-Ante Reasoning Preference Optimization",
+        ("erpo", "pairing.safeAndShorter", "safe answers by reasoning first"),
+    ),
+    Paper("Implicit Reward as the Bridge: A Unified View of SFT and DPO Connections", ("sftDivergence",)),
+    Paper("New Desiderata for Direct Preference Optimization", ("typo",)),
+    Paper("Following Length Constraints in Instructions", ("answers of a length that is asked for",)),
+    Paper("A General Theoretical Paradigm to Understand Learning from Human Preferences", ("ipo",)),
+    Paper(
+        "Pre-DPO: Improving Data Utilization in Direct Preference Optimization Using a Guiding Reference Model",
+        ("a guiding reference",),
+    ),
+    Paper("Feasible Learning", ("aggregation.feasible", "aggregation.resilientFeasible")),
+    Paper(
+        "LongDPO: Unlock Better Long-form Generation Abilities for LLMs via Critique-augmented Stepwise Information",
+        ("stepDpo", "pairing.valueGap"),
+    ),
+    Paper("Preference Optimization as Probabilistic Inference", ("pmpo",)),
+    Paper(
+        "Provably Mitigating Overoptimization in RLHF: Your SFT Loss is Implicitly an Adversarial Regularizer",
+        ("rpo",),
+    ),
+    Paper(
+        "Iterative Reasoning Preference Optimization",
+        ("iterativeRpo", "pairing.correctWrong", "rounds of reasoning"),
+    ),
+    Paper(
+        "Direct Discriminative Optimization: Your Likelihood-Based Visual Generative Model is Secretly a GAN "
+        "Discriminator",
+        ("ddo",),
+    ),
+    Paper("WPO: Enhancing RLHF with Weighted Preference Optimization", ("weighting.wpo",)),
+    Paper(
+        "Regression Compatible Listwise Objectives for Calibrated Ranking with Binary Relevance",
+        ("rewardRegressionCompatible",),
+    ),
+)
