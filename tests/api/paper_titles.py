@@ -38,10 +38,10 @@ PAPERS = (
         "BFS-Prover: Scalable Best-First Tree Search for LLM-based Automatic Theorem Proving",
         ("pairing.searchTree", "a prover that learns from refused steps"),
     ),
-    Paper("Harnessing Negative Signals: Reinforcement Distillation from Teacher Data for LLM Reasoning", ("redi",)),
+    Paper("Harnessing Negative Signals: Reinforcement Distillation from Teacher X,
     Paper(
         "RL on Incorrect Synthetic Data Scales the Efficiency of LLM Math Reasoning by Eight-Fold",
-        ("advantageDpo", "pairing.stepAdvantage"),
+        ("advantageDpo", "pairing.stepAdvantage", "credit for single steps"),
     ),
     Paper("Towards Efficient and Exact Optimization of Language Model Alignment", ("exo", "exoListwise")),
     Paper("Direct Preference Optimization with an Offset", ("odpo",)),
@@ -57,10 +57,10 @@ PAPERS = (
         "Pre-DPO: Improving Data Utilization in Direct Preference Optimization Using a Guiding Reference Model",
         ("a guiding reference",),
     ),
-    Paper("Feasible Learning", ("aggregation.feasible", "aggregation.resilientFeasible")),
+    Paper("Feasible Learning", ("aggregation.feasible", "aggregation.resilientFeasible", "every row good enough")),
     Paper(
         "LongDPO: Unlock Better Long-form Generation Abilities for LLMs via Critique-augmented Stepwise Information",
-        ("stepDpo", "pairing.valueGap"),
+        ("stepDpo", "pairing.valueGap", "long texts, step by step"),
     ),
     Paper("Preference Optimization as Probabilistic Inference", ("pmpo",)),
     Paper(
@@ -76,7 +76,7 @@ PAPERS = (
         "Discriminator",
         ("ddo",),
     ),
-    Paper("WPO: Enhancing RLHF with Weighted Preference Optimization", ("weighting.wpo",)),
+    Paper("WPO: Enhancing RLHF with Weighted Preference Optimization", ("weighting.wpo", "pairs that other models wrote")),
     Paper(
         "Regression Compatible Listwise Objectives for Calibrated Ranking with Binary Relevance",
         ("rewardRegressionCompatible",),

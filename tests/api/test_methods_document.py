@@ -14,6 +14,7 @@ from plumbline_api.methods.optimization import OptimizerChoice, PeftChoice, Sche
 from plumbline_api.methods.policy import AdvantageChoice, PolicyObjectiveChoice
 from plumbline_api.methods.verifiers import VerifierChoice
 from plumbline_api.preference_job import PreferenceJobSpec
+from plumbline_api.rlvr_job import RLVRJobSpec
 from plumbline_api.sources import SourceChoice
 from tests.api.paper_titles import PAPERS, Paper
 from tests.api.valid_specs import PLACES
@@ -91,6 +92,23 @@ methods = pytest.mark.parametrize(
     METHODS.items(),
     ids=[f"{method.__module__.split('.')[-1]}-{name}" for (_, name), method in METHODS.items()],
 )
+
+
+def choices_in(model: type[ApiModel], seen: set[type[ApiModel]]) -> set[type[Choice]]:
+    """Every one-of that is part of a model."""
+    if model in seen:
+        return set()
+    seen.add(model)
+    found: set[type[Choice]] = {model} if issubclass(model, Choice) else set()
+    for declared in model.model_fields.values():
+        inner = nested_model(declared.annotation)
+        found |= choices_in(inner, seen) if inner is not None else set()
+    return found
+
+
+def test_no_family_of_a_job_is_left_out() -> None:
+    families = {choice.family for spec in (PreferenceJobSpec, RLVRJobSpec) for choice in choices_in(spec, set())}
+    assert families == {choice.family for _, _, choice in PLACES}
 
 
 def row_of(place: tuple[str, str]) -> Row:
