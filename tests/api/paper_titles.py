@@ -38,7 +38,10 @@ PAPERS = (
         "BFS-Prover: Scalable Best-First Tree Search for LLM-based Automatic Theorem Proving",
         ("pairing.searchTree", "a prover that learns from refused steps"),
     ),
-    Paper("Harnessing Negative Signals: Reinforcement Distillation from Teacher X,
+    Paper(
+        "Harnessing Negative Signals: Reinforcement Distillation from Teacher Data for LLM Reasoning",
+        ("redi", "traces of a teacher, right and wrong"),
+    ),
     Paper(
         "RL on Incorrect Synthetic Data Scales the Efficiency of LLM Math Reasoning by Eight-Fold",
         ("advantageDpo", "pairing.stepAdvantage", "credit for single steps"),
@@ -76,7 +79,9 @@ PAPERS = (
         "Discriminator",
         ("ddo",),
     ),
-    Paper("WPO: Enhancing RLHF with Weighted Preference Optimization", ("weighting.wpo", "pairs that other models wrote")),
+    Paper(
+        "WPO: Enhancing RLHF with Weighted Preference Optimization", ("weighting.wpo", "pairs that other models wrote")
+    ),
     Paper(
         "Regression Compatible Listwise Objectives for Calibrated Ranking with Binary Relevance",
         ("rewardRegressionCompatible",),
