@@ -13,6 +13,11 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
+PREFERENCE_EXAMPLES = sorted(
+    path.stem
+    for path in (ROOT / "examples").glob("*.yaml")
+    if any(document["kind"] == "PreferenceJob" for document in yaml.safe_load_all(path.read_text()))
+)
 
 pytestmark = pytest.mark.slow
 
@@ -31,10 +36,16 @@ def local_form(example: str, tiny_model: Path, output: Path) -> dict[str, Any]:
     documents = yaml.safe_load_all((ROOT / "examples" / f"{example}.yaml").read_text())
     job = next(document for document in documents if document["kind"].endswith("Job"))
     spec = job["spec"]
-    for block in (spec["model"], spec["data"]["train"], spec["data"]["evaluation"]):
+    for block in (spec["model"], *data_sets(job)):
         block["source"] = {"path": {"path": str(tiny_model / block["source"]["volume"]["path"])}}
     spec["output"] = {"path": str(output)}
     return job
+
+
+def data_sets(job: dict[str, Any]) -> list[dict[str, Any]]:
+    """The blocks of the job that name a file."""
+    data = job["spec"]["data"]
+    return [*data.get("mixture", ()), *(data[name] for name in ("train", "evaluation") if name in data)]
 
 
 def run(job: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -77,3 +88,20 @@ def test_preference_training_ranks_nine_of_ten_held_out_pairs_rightly(tiny_model
     assert score["name"] == "evaluation/rewards/accuracy"
     assert score["first"] == 0.5, "before the first step policy and reference agree on everything"
     assert score["value"] >= 0.9
+
+
+@pytest.mark.parametrize("example", PREFERENCE_EXAMPLES)
+def test_every_preference_example_learns_in_a_few_steps(example: str, tiny_model: Path, tmp_path: Path) -> None:
+    job = local_form(example, tiny_model, tmp_path / "model")
+    training = job["spec"]["training"]
+    training.pop("epochs")
+    training["steps"] = 20
+    for block in data_sets(job):
+        block["maxRows"] = min(block.get("maxRows", 512), 512)  # the reference is scored for these and no others
+    job["spec"].setdefault("evaluation", {})["maxRows"] = 128
+    score = run(job, tmp_path)["score"]
+    if score["name"] == "evaluation/loss":
+        assert score["value"] < score["first"] - 0.01
+    else:
+        assert score["name"] == "evaluation/rewards/accuracy"
+        assert score["value"] > score["first"] + 0.05
