@@ -11,10 +11,17 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from plumbline_api.job import JobSpec
 from plumbline_api.methods.optimization import Lora, Sgd
+from plumbline_api.preference_job import PreferenceJobSpec
+from plumbline_trainer.data.batches import default_token_budget
+from plumbline_trainer.modeling.linear_head import BLOCK, LOGIT_ELEMENTS
 
-ACTIVATION_BYTES_PER_HIDDEN = 34
-"""Bytes of stored activations for each token, layer and hidden unit at 16 bits with fused attention (Korthikanti et al.
-2022, arXiv:2205.05198, eq. 1 without the attention matrix, which fused kernels do not store)."""
+SAVED_HIDDEN, SAVED_INTERMEDIATE = 27, 4
+"""Numbers of a token that a layer keeps for the backward pass, in units of the hidden size and of the feed-forward
+part's inner size: inputs, norms in several steps, queries, keys and values before and after rotation, attention, gates.
+Measured on Qwen2 decoders of four shapes, with attention that keeps no matrix of scores."""
+
+ADAPTER_HIDDEN, ADAPTER_INTERMEDIATE = 10, 3
+"""The same for what low-rank adapters of all linear layers add: inputs and outputs of their own; measured likewise."""
 
 CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 """Of cgroup version 2 and 1, as a container sees its own."""
@@ -45,11 +52,14 @@ class MemoryEstimate:
         return f"{self.total / 2**30:.1f} GiB ({shown})"
 
 
-def estimate(configuration: PretrainedConfig, spec: JobSpec, dtype: torch.dtype, copies: int) -> MemoryEstimate:
-    """Memory of training the model of `configuration` as `spec` says, with weights of `dtype`.
+def estimate(
+    configuration: PretrainedConfig, spec: JobSpec, dtype: torch.dtype, copies: int, device: torch.device | None = None
+) -> MemoryEstimate:
+    """Memory of training the model of `configuration` as `spec` says, with weights of `dtype`, on `device` (the CPU).
 
-    `copies` is the number of models held: 2 with a separate reference, else 1. Activations are those of the smallest
-    micro-batch, a single row of full length, since larger ones are a choice.
+    `copies` is the number of models held: 2 with a separate reference, else 1. Activations are those of the largest
+    pass over rows of full length: layers, logits at completion tokens, and the gradients of the vocabulary's matrices,
+    which exist twice while they are added up.
     """
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(configuration)
@@ -59,14 +69,40 @@ def estimate(configuration: PretrainedConfig, spec: JobSpec, dtype: torch.dtype,
     itemsize = dtype.itemsize
     # 16-bit parameters are updated through 32-bit copies; adapters are 32-bit from the start
     master = 4 * trained if adapter is not None or itemsize < 4 else 0
-    tokens = spec.training.max_prompt_tokens + spec.training.max_completion_tokens
-    layers = 1 if spec.training.activation_checkpointing else configuration.num_hidden_layers
+    tokens, scored = _largest_pass(spec, device or torch.device("cpu"))
+    text = configuration.get_text_config()
+    hidden, inner = (0, 0) if adapter is None else (ADAPTER_HIDDEN, ADAPTER_INTERMEDIATE)
+    numbers = (SAVED_HIDDEN + hidden) * text.hidden_size + (SAVED_INTERMEDIATE + inner) * _inner_size(text)
+    layers = tokens * numbers * text.num_hidden_layers
+    if spec.training.activation_checkpointing:
+        layers = tokens * (numbers + text.hidden_size * text.num_hidden_layers)
+    logits = scored * text.vocab_size
+    kept = 4 * logits if logits <= LOGIT_ELEMENTS else 4 * scored * BLOCK
+    vocabulary = 2 * text.vocab_size * text.hidden_size if adapter is None else 0
     return MemoryEstimate(
         parameters=copies * itemsize * total,
         gradients=4 * trained,
         optimizer=master + 4 * trained * _moments(spec.optimizer.value),
-        activations=ACTIVATION_BYTES_PER_HIDDEN * tokens * layers * configuration.hidden_size * itemsize // 2,
+        activations=itemsize * (layers + vocabulary) + kept,
     )
+
+
+def _largest_pass(spec: JobSpec, device: torch.device) -> tuple[int, int]:
+    """(tokens, completion tokens) of the largest pass with gradients, where every row has full length."""
+    training = spec.training
+    completions = 2 if isinstance(spec, PreferenceJobSpec) and spec.objective.value.data_shape == "pairs" else 1
+    scored = completions * training.max_completion_tokens
+    row = training.max_prompt_tokens + scored
+    rows = max(1, default_token_budget(device) // row)
+    if training.micro_batch_size is not None:
+        rows = training.micro_batch_size
+    rows = min(rows, -(-training.batch_size // spec.resources.replicas))
+    return rows * row, rows * scored
+
+
+def _inner_size(configuration: PretrainedConfig) -> int:
+    """Width of the feed-forward part; four times the hidden size where the configuration does not say."""
+    return int(getattr(configuration, "intermediate_size", None) or 4 * configuration.hidden_size)
 
 
 def host_limit() -> int | None:

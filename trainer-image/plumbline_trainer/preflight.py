@@ -70,8 +70,8 @@ def _check_memory(config: TrainerConfig, directory: Path) -> list[str]:
         )
     if needed.total > limit:
         return [
-            f"training may need {needed.describe()} for a single row of full length, and {limit / 2**30:.1f} GiB are "
-            "there; lower the token limits or set training.activationCheckpointing"
+            f"training may need {needed.describe()} with rows of full length, and {limit / 2**30:.1f} GiB are "
+            "there; lower the token limits or training.microBatchSize, or set training.activationCheckpointing"
         ]
     return []
 

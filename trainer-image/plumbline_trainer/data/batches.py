@@ -257,4 +257,4 @@ def default_token_budget(device: torch.device) -> int:
 
     A GPU needs large passes to be busy; a CPU is busy with little and keeps small activations in its caches.
     """
-    return 16_384 if device.type == "cuda" else 2_048
+    return 16_384 if device.type == "cuda" else 1_536

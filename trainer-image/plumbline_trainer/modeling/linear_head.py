@@ -14,6 +14,9 @@ import torch
 BLOCK = 2048
 """Vocabulary entries of one block."""
 
+LOGIT_ELEMENTS = 2**26
+"""Logits kept for the backward pass: 256 MiB in float32. Where there are more they are made again."""
+
 
 class LinearHeadLogprobs(torch.autograd.Function):
     """log softmax(scale (h W^T + b))[target] and its gradients with respect to h, W and b.

@@ -17,14 +17,11 @@ from torch.utils.checkpoint import checkpoint
 from plumbline_trainer.data.batches import SequenceBatch, TokenSequence, pad_sequences
 from plumbline_trainer.failures import ModelError
 from plumbline_trainer.modeling.adapters import without_adapter
-from plumbline_trainer.modeling.linear_head import LinearHeadLogprobs
+from plumbline_trainer.modeling.linear_head import LOGIT_ELEMENTS, LinearHeadLogprobs
 from plumbline_trainer.modeling.shared_prefix import model_inputs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-LOGIT_ELEMENTS = 2**25
-"""Logits kept for the backward pass: 128 MiB in float32. Where there are more they are made again."""
 
 
 class CompletionLogprobs(NamedTuple):

@@ -31,6 +31,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from plumbline_trainer.data.batches import SequenceBatch
 from plumbline_trainer.data.order import derive_seed
 from plumbline_trainer.failures import ModelError
+from plumbline_trainer.modeling.linear_head import LOGIT_ELEMENTS
 from plumbline_trainer.modeling.loading import (
     load_configuration,
     load_model,
@@ -38,7 +39,7 @@ from plumbline_trainer.modeling.loading import (
     select_device,
     select_dtype,
 )
-from plumbline_trainer.modeling.logprobs import LOGIT_ELEMENTS, causal_model, token_logprobs
+from plumbline_trainer.modeling.logprobs import causal_model, token_logprobs
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from torch.utils.checkpoint import checkpoint
 
 from plumbline_trainer.data.batches import SequenceBatch
 from plumbline_trainer.modeling.adapters import adapter_off, has_adapter
+from plumbline_trainer.modeling.linear_head import LOGIT_ELEMENTS
 from plumbline_trainer.modeling.logprobs import (
-    LOGIT_ELEMENTS,
     causal_model,
     laid_out,
     logits_function,

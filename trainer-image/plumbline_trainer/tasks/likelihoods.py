@@ -13,8 +13,8 @@ from plumbline_api.contract import TrainerConfig
 from plumbline_api.methods.weighting import Alignment
 from plumbline_trainer.data.batches import SequenceBatch
 from plumbline_trainer.modeling.adapters import adapter_off, has_adapter
+from plumbline_trainer.modeling.linear_head import LOGIT_ELEMENTS
 from plumbline_trainer.modeling.logprobs import (
-    LOGIT_ELEMENTS,
     CompletionLogprobs,
     completion_logprobs,
     laid_out,
