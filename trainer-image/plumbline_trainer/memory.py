@@ -20,7 +20,7 @@ SAVED_HIDDEN, SAVED_INTERMEDIATE = 27, 4
 part's inner size: inputs, norms in several steps, queries, keys and values before and after rotation, attention, gates.
 Measured on Qwen2 decoders of four shapes, with attention that keeps no matrix of scores."""
 
-ADAPTER_HIDDEN, ADAPTER_INTERMEDIATE = 10, 3
+ADAPTER_HIDDEN, ADAPTER_INTERMEDIATE = 16, 5
 """The same for what low-rank adapters of all linear layers add: inputs and outputs of their own; measured likewise."""
 
 CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))

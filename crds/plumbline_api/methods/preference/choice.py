@@ -34,6 +34,7 @@ def _can_be_a_term(member: type[PreferenceObjective]) -> bool:
         member.draws_samples,
         member.needs_revisions,
         member.needs_prefix,
+        member.needs_whole_step,
     )
     return member.data_shape in ("pairs", "completions") and not any(special)
 
