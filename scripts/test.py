@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = str(ROOT / ".venv" / "bin" / "python")
 DEFAULT_LANES = ("lint", "unit", "control-plane", "e2e")
-CODE = ("crds", "operator", "trainer-image", "cluster", "images", "scripts", "charts", "examples", "tests")
+CODE = ("crds", "operator", "trainer-image", "cluster", "images", "scripts", "charts", "examples", "bench", "tests")
 
 
 def run(*command: str, environment: dict[str, str] | None = None) -> bool:

@@ -35,7 +35,6 @@ def model(request: pytest.FixtureRequest, tmp_path: Path, llama_directory: Path)
     return directory
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("spec", [{}, {"peft": {"lora": {"rank": 8}}}], ids=["full", "lora"])
 @pytest.mark.parametrize("model", SHAPES, indirect=True)
 def test_the_estimate_is_within_a_quarter_of_the_measured_peak(
