@@ -7,7 +7,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plumbline_trainer.data.batches import TokenSequence, default_token_budget, micro_batches, pad_sequences
+from plumbline_trainer.data.batches import (
+    Layout,
+    TokenSequence,
+    default_token_budget,
+    micro_batches,
+    pad_sequences,
+    share_prompts,
+)
 
 
 def test_padding_is_on_the_right_and_every_target_has_its_source() -> None:
@@ -60,3 +67,56 @@ def test_rows_of_similar_length_share_a_micro_batch_and_the_longest_come_first()
 
 def test_a_gpu_gets_larger_passes_than_a_cpu() -> None:
     assert default_token_budget(torch.device("cuda")) > default_token_budget(torch.device("cpu"))
+
+
+# --- shared prompts ---------------------------------------------------------------------------------------------------
+
+SIBLINGS = [TokenSequence([5, 6], [7, 8]), TokenSequence([9], [1]), TokenSequence([5, 6], [3])]
+
+
+def test_a_prompt_stands_once_before_its_completions() -> None:
+    batch = share_prompts(SIBLINGS, 0, one_row=True)
+    assert batch.input_ids.tolist() == [[5, 6, 7, 8, 3, 9, 1]]
+    assert batch.positions is not None
+    assert batch.positions.tolist() == [[0, 1, 2, 3, 2, 0, 1]], "each completion goes on from the prompt's end"
+    assert batch.targets.tolist() == [[7, 8], [1, 0], [3, 0]], "in the order of the sequences"
+    assert batch.source.tolist() == [1, 2, 5, 1], "the prompt's last token predicts every first target"
+    assert batch.ends.tolist() == [3, 6, 4]
+    assert (batch.tokens, batch.padded_tokens) == (7, 7)
+
+
+def test_prompts_can_have_a_row_each() -> None:
+    batch = share_prompts(SIBLINGS, 0, one_row=False)
+    assert batch.input_ids.tolist() == [[5, 6, 7, 8, 3], [9, 1, 0, 0, 0]]
+    assert batch.source.tolist() == [1, 2, 5, 1]
+    assert (batch.tokens, batch.padded_tokens) == (7, 10)
+
+
+def test_a_shared_prompt_needs_completions() -> None:
+    with pytest.raises(ValueError, match="at least one completion token"):
+        share_prompts([TokenSequence([1], [])], 0, one_row=True)
+
+
+rows_of_sequences = st.lists(
+    st.lists(
+        st.tuples(st.integers(1, 6), st.integers(1, 6)).map(
+            lambda sizes: TokenSequence(list(range(sizes[0])), [7] * sizes[1])
+        ),
+        min_size=1,
+        max_size=3,
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+@given(rows=rows_of_sequences, shares=st.booleans(), one_row=st.booleans(), budget=st.integers(1, 80))
+def test_passes_hold_every_row_once_and_compute_no_more_than_the_budget(
+    rows: list[list[TokenSequence]], shares: bool, one_row: bool, budget: int
+) -> None:
+    layout = Layout(0, shares, one_row, budget)
+    passes = layout.passes([layout.size(row) for row in rows])
+    assert sorted(row for group in passes for row in group) == list(range(len(rows)))
+    for group in passes:
+        batch = layout.batch([sequence for row in group for sequence in rows[row]])
+        assert batch.padded_tokens <= budget or len(group) == 1
