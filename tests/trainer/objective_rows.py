@@ -32,6 +32,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "kto": {"undesirableWeight": 2},
     "rewardModel": {"centeringCoefficient": 0.1},
     "trDpo": {"everySteps": 2},
+    "srpo": {"revisionTemplate": "{prompt}{answer}", "revisionRequest": "?"},
     "mixture": {"terms": [{"objective": {"dpo": {}}}, {"weight": 0.5, "objective": {"sft": {}}}]},
 }
 """Where a method has no default or the default leaves out a part of it."""

