@@ -2,41 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from plumbline_api.base import ApiModel, Family
+from plumbline_api.base import ApiModel
 from plumbline_api.job import JOB_NAME_RULES, JobSpec, ObjectMeta
-from plumbline_api.methods.policy import Advantage, AdvantageChoice, PolicyObjective, PolicyObjectiveChoice
-from plumbline_api.rules import Expression, Rule, any_of, field, has, some
+from plumbline_api.methods.advantage.choice import AdvantageChoice
+from plumbline_api.methods.advantage.family import Advantage
+from plumbline_api.methods.kl import KlChoice
+from plumbline_api.methods.policy.choice import PolicyObjectiveChoice
+from plumbline_api.methods.policy.family import PolicyObjective
+from plumbline_api.methods.policy_aggregation import PolicyAggregationChoice
+from plumbline_api.methods.sampling import Sampling
+from plumbline_api.rules import Rule, any_of, field, has, some
 from plumbline_api.sources import PromptData, Reward
 from plumbline_api.status import JobStatus
 
 _GROUP_BASELINES = [member.member_key for member in Advantage.members() if member.needs_group]
 _ON_POLICY = [member.member_key for member in PolicyObjective.members() if member.strictly_on_policy]
-_WITH_KL_PENALTY = [member for member in PolicyObjective.members() if "kl_coefficient" in member.model_fields]
-
-
-def _penalises_divergence(member: type[Family]) -> Expression:
-    return has(f"objective.{member.member_key}") & (field(f"objective.{member.member_key}.klCoefficient") > 0.0)
-
-
-class Sampling(ApiModel):
-    """How completions are sampled."""
-
-    temperature: float = Field(1.0, gt=0, le=10, description="Softmax temperature.")
-    top_p: float = Field(
-        1.0, gt=0, le=1, description="Nucleus: sample from the smallest set with this probability mass."
-    )
-    top_k: int | None = Field(
-        None, ge=1, le=1_000_000, description="Sample from the k most likely tokens; default: all."
-    )
-    stop: list[Annotated[str, Field(min_length=1, max_length=256)]] = Field(
-        default_factory=list,
-        max_length=16,
-        description="Strings that end a completion, besides the end-of-sequence token.",
-    )
+_REGULARIZING = [member.member_key for member in PolicyObjective.members() if member.regularizes_divergence]
+_WITH_REFERENCE = [member.member_key for member in PolicyObjective.members() if member.needs_reference]
 
 
 class Rollout(ApiModel):
@@ -76,8 +62,8 @@ class RLVRJobSpec(JobSpec):
             path="training.batchSize",
         ),
         Rule(
-            any_of([_penalises_divergence(member) for member in _WITH_KL_PENALTY]).when(has("reference")),
-            "reference must not be set while the objective's klCoefficient is 0: it would not be used",
+            any_of([has("kl"), *(has(f"objective.{key}") for key in _WITH_REFERENCE)]).when(has("reference")),
+            "reference must not be set without kl, which compares the policy with it: it would not be used",
             path="reference",
         ),
         Rule(
@@ -99,6 +85,12 @@ class RLVRJobSpec(JobSpec):
     advantage: AdvantageChoice = Field(
         default_factory=lambda: AdvantageChoice.of("groupRelative"),
         description="How rewards become advantages: exactly one estimator.",
+    )
+    aggregation: PolicyAggregationChoice | None = Field(
+        None, description="How token losses become one loss; default: as the objective's paper has it."
+    )
+    kl: KlChoice | None = Field(
+        None, description="What keeps the policy near the reference; without it no reference is loaded."
     )
     rollout: Rollout = Field(
         default_factory=Rollout, description="How completions are generated for each optimizer step."

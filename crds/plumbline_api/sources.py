@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from plumbline_api.base import ApiModel, Choice, Family
-from plumbline_api.methods.verifiers import VerifierChoice
+from plumbline_api.methods.verifiers.choice import VerifierChoice
 from plumbline_api.rules import Rule, has
 
 SUBDOMAIN_NAME = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"

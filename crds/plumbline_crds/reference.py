@@ -13,11 +13,14 @@ from plumbline_api.conditions import REASONS, ConditionType, Phase, Reason
 from plumbline_api.contract import EXIT_REASONS, RETRYABLE_EXIT_CODES, ExitCode
 from plumbline_api.job import MUTABLE_SPEC_FIELDS, JobSpec
 from plumbline_api.messages import nested_model
+from plumbline_api.methods.advantage.choice import AdvantageChoice
+from plumbline_api.methods.kl import KlChoice
 from plumbline_api.methods.optimization import OptimizerChoice, PeftChoice, ScheduleChoice
 from plumbline_api.methods.pairing_choice import PairingChoice
-from plumbline_api.methods.policy import AdvantageChoice, PolicyObjectiveChoice
+from plumbline_api.methods.policy.choice import PolicyObjectiveChoice
+from plumbline_api.methods.policy_aggregation import PolicyAggregationChoice
 from plumbline_api.methods.preference.choice import PreferenceObjectiveChoice
-from plumbline_api.methods.verifiers import VerifierChoice
+from plumbline_api.methods.verifiers.choice import VerifierChoice
 from plumbline_api.preference_job import PreferenceJobSpec
 from plumbline_api.rlvr_job import RLVRJobSpec
 from plumbline_api.runtime import TrainerRuntimeSpec
@@ -29,6 +32,8 @@ from plumbline_crds.schema import Schema, structural_schema
 METHODS: tuple[tuple[str, type[Choice]], ...] = (
     ("Preference objectives: `PreferenceJob.spec.objective`", PreferenceObjectiveChoice),
     ("Policy objectives: `RLVRJob.spec.objective`", PolicyObjectiveChoice),
+    ("Aggregation of token losses: `RLVRJob.spec.aggregation`", PolicyAggregationChoice),
+    ("KL penalties: `RLVRJob.spec.kl`", KlChoice),
     ("Advantages: `RLVRJob.spec.advantage`", AdvantageChoice),
     ("Pairings: `PreferenceJob.spec.data.pairing`", PairingChoice),
     ("Verifiers: `RLVRJob.spec.rewards[].verifier`", VerifierChoice),

@@ -688,7 +688,7 @@ BAD_SPECS = (
         RLVR,
         {"spec.reference": _REFERENCE},
         "spec.reference",
-        "reference must not be set while the objective's klCoefficient is 0: it would not be used",
+        "reference must not be set without kl, which compares the policy with it: it would not be used",
         "rule",
     ),
     BadSpec(

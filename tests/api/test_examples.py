@@ -12,7 +12,7 @@ import yaml
 
 from plumbline_api.methods.auxiliary import AuxiliaryLoss
 from plumbline_api.methods.pairing import Pairing
-from plumbline_api.methods.policy import PolicyObjective
+from plumbline_api.methods.policy.family import PolicyObjective
 from plumbline_api.methods.preference.family import PreferenceObjective
 from plumbline_api.preference_job import PreferenceJob
 from plumbline_api.rlvr_job import RLVRJob

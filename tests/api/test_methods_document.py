@@ -10,9 +10,12 @@ import pytest
 
 from plumbline_api.base import ApiModel, Choice, Family
 from plumbline_api.messages import nested_model
+from plumbline_api.methods.advantage.choice import AdvantageChoice
+from plumbline_api.methods.kl import KlChoice
 from plumbline_api.methods.optimization import OptimizerChoice, PeftChoice, ScheduleChoice
-from plumbline_api.methods.policy import AdvantageChoice, PolicyObjectiveChoice
-from plumbline_api.methods.verifiers import VerifierChoice
+from plumbline_api.methods.policy.choice import PolicyObjectiveChoice
+from plumbline_api.methods.policy_aggregation import PolicyAggregationChoice
+from plumbline_api.methods.verifiers.choice import VerifierChoice
 from plumbline_api.preference_job import PreferenceJobSpec
 from plumbline_api.rlvr_job import RLVRJobSpec
 from plumbline_api.sources import SourceChoice
@@ -62,6 +65,8 @@ RECIPES = [row for row in ROWS if "recipe" in row.cells]
 
 SECTIONS: dict[type[Choice], tuple[str, str]] = {
     PolicyObjectiveChoice: ("Objectives of RLVRJob (`spec.objective`)", ""),
+    PolicyAggregationChoice: ("Aggregation of token losses of RLVRJob (`spec.aggregation`)", ""),
+    KlChoice: ("KL penalties of RLVRJob (`spec.kl`)", ""),
     AdvantageChoice: ("Advantages of RLVRJob (`spec.advantage`)", ""),
     VerifierChoice: ("Verifiers of RLVRJob (`spec.rewards[].verifier`)", ""),
     OptimizerChoice: (OPTIMIZATION, "optimizer."),

@@ -7,14 +7,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from plumbline_api.base import ApiModel, Choice, Family
+from plumbline_api.methods.advantage.choice import AdvantageChoice
 from plumbline_api.methods.aggregation import LossAggregationChoice
 from plumbline_api.methods.auxiliary import AuxiliaryLossChoice
+from plumbline_api.methods.kl import KlChoice
 from plumbline_api.methods.optimization import OptimizerChoice, PeftChoice, ScheduleChoice
 from plumbline_api.methods.pairing import Pairing
 from plumbline_api.methods.pairing_choice import PairingChoice
-from plumbline_api.methods.policy import AdvantageChoice, PolicyObjectiveChoice
+from plumbline_api.methods.policy.choice import PolicyObjectiveChoice
+from plumbline_api.methods.policy_aggregation import PolicyAggregationChoice
 from plumbline_api.methods.preference.choice import PreferenceObjectiveChoice
-from plumbline_api.methods.verifiers import VerifierChoice
+from plumbline_api.methods.verifiers.choice import VerifierChoice
 from plumbline_api.methods.weighting import PairWeightingChoice
 from plumbline_api.preference_job import PreferenceJob
 from plumbline_api.rlvr_job import RLVRJob
@@ -137,6 +140,8 @@ PLACES: tuple[tuple[str, str, type[Choice]], ...] = (
     ("PreferenceJob", "spec.aggregation", LossAggregationChoice),
     ("PreferenceJob", "spec.auxiliary", AuxiliaryLossChoice),
     ("RLVRJob", "spec.objective", PolicyObjectiveChoice),
+    ("RLVRJob", "spec.aggregation", PolicyAggregationChoice),
+    ("RLVRJob", "spec.kl", KlChoice),
     ("RLVRJob", "spec.advantage", AdvantageChoice),
     ("RLVRJob", "spec.rewards.0.verifier", VerifierChoice),
     ("PreferenceJob", "spec.optimizer", OptimizerChoice),

@@ -166,7 +166,7 @@ def test_a_verifier_that_hangs_on_an_answer_is_waited_for_once(
 def test_a_frozen_reference_counts_as_a_model(tmp_path: Path, llama_directory: Path) -> None:
     config = rlvr_config(tmp_path, llama_directory, HANGING)
     assert models_held(config) == 1
-    spec = config.rlvr.to_document() | {"objective": {"grpo": {"klCoefficient": 0.1}}}
+    spec = config.rlvr.to_document() | {"kl": {"loss": {"coefficient": 0.1}}}
     penalized = TrainerConfig.model_validate(config.to_document() | {"rlvr": spec})
     assert models_held(penalized) == 2
     adapted = TrainerConfig.model_validate(config.to_document() | {"rlvr": spec | {"peft": {"lora": {}}}})

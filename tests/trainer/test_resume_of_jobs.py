@@ -39,7 +39,8 @@ PREFERENCE: dict[str, Any] = {
 RLVR: dict[str, Any] = {
     "kind": "RLVRJob",
     "spec": {
-        "objective": {"grpo": {"klCoefficient": 0.01}},
+        "objective": {"grpo": {}},
+        "kl": {"loss": {"coefficient": 0.01}},
         "optimizer": {"adamw": {"learningRate": 0.01}},
         "training": {"steps": STEPS, "batchSize": 16, "maxPromptTokens": 32, "maxCompletionTokens": 6},
         "rollout": {"groupSize": 4, "updatesPerRollout": 2},

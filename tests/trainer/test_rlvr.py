@@ -173,7 +173,7 @@ def test_the_first_update_has_ratio_one_and_the_samplers_logprobs(job, open_task
 @pytest.mark.parametrize("updates", [1, 3])
 @pytest.mark.parametrize("interrupted_after", [1, 2, 3, 4])
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(job, open_task, updates, interrupted_after):
-    job.spec["objective"] = {"grpo": {"klCoefficient": 0.05}}
+    job.spec["kl"] = {"loss": {"coefficient": 0.05}}
     job.spec["rollout"] |= {"updatesPerRollout": updates}
     config = job.config()
     whole = Trainer(open_task(config))
@@ -197,7 +197,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(job, open_task, u
 def test_an_adapter_learns_and_its_reference_is_the_model_without_it(job, open_task, tmp_path):
     # embeddings and head stay random: they must differ enough between words for an adapter to work with
     job.model = write_model(tmp_path / "model", initializer_range=0.15)
-    job.spec["objective"] = {"grpo": {"klCoefficient": 0.01}}
+    job.spec["kl"] = {"loss": {"coefficient": 0.01}}
     job.spec["peft"] = {"lora": {"rank": 8, "alpha": 32}}
     job.spec["training"] |= {"batchSize": 64, "maxCompletionTokens": 1}
     job.spec["rollout"] = {"groupSize": 16}
@@ -277,7 +277,7 @@ def written(state):
     """What a saved rollout holds of each completion, apart from the last bits of log-probabilities."""
     rollout = state["rollout"]
     entries = {
-        (entry["slot"], entry["sample"]): (entry["tokens"], entry["advantage"]) for entry in rollout["experiences"]
+        (entry["slot"], entry["sample"]): (entry["tokens"], entry["advantages"]) for entry in rollout["experiences"]
     }
     return rollout["sequences"], entries
 
@@ -290,7 +290,7 @@ def test_completions_without_signal_are_skipped_unless_a_kl_penalty_needs_them(j
     trained = sum(micro_batch.sequences.size for micro_batch in batch.micro_batches)
     assert 0 < trained <= 8
     assert {micro_batch.counts.sequences for micro_batch in batch.micro_batches} == {32.0}, "they still count"
-    job.spec["objective"] = {"grpo": {"klCoefficient": 0.1}}
+    job.spec["kl"] = {"loss": {"coefficient": 0.1}}
     batch = open_task(job.config()).prepare(0)
     assert sum(micro_batch.sequences.size for micro_batch in batch.micro_batches) == 32
 
@@ -303,7 +303,7 @@ def verify(prompt, completion, answer, row):
     return len(completion) % 3
 """
     job.python_reward(source, maxErrorFraction=0.25)
-    job.spec["objective"] = {"grpo": {"klCoefficient": 0.1}}
+    job.spec["kl"] = {"loss": {"coefficient": 0.1}}
     batch = open_task(job.config()).prepare(0)
     assert batch.metrics["reward_errors/code"].value == 0.25
     assert sum(micro_batch.sequences.size for micro_batch in batch.micro_batches) == 24

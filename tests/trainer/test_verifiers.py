@@ -5,7 +5,9 @@ import sys
 
 import pytest
 
-from plumbline_api.methods.verifiers import ExactMatch, Math, Numeric, PythonFunction, Regex
+from plumbline_api.methods.verifiers.mathematics import Math, Numeric
+from plumbline_api.methods.verifiers.python import PythonFunction
+from plumbline_api.methods.verifiers.text import ExactMatch, Regex
 from plumbline_trainer.rewards.verifiers import VERIFIERS, build_verifier, checked_reward
 
 

@@ -13,6 +13,7 @@ from plumbline_trainer.failures import ConfigError, InfrastructureError, ModelEr
 from plumbline_trainer.memory import MemoryEstimate, estimate, host_limit
 from plumbline_trainer.modeling.loading import check_directory, load_configuration, resolve_directory, select_dtype
 from plumbline_trainer.tasks.build import check_inputs
+from plumbline_trainer.tasks.rlvr_data import uses_reference
 from plumbline_trainer.tasks.task import InputReport
 
 
@@ -89,7 +90,7 @@ def _needed(config: TrainerConfig, directory: Path) -> MemoryEstimate | None:
 def models_held(config: TrainerConfig) -> int:
     """2 where a frozen reference stays beside the policy; an adapter that is switched off needs none of its own."""
     spec = config.spec
-    if config.rlvr is not None and not config.rlvr.objective.value.kl_coefficient:
+    if config.rlvr is not None and not uses_reference(config.rlvr):
         return 1
     if config.rlvr is not None and spec.peft is None:
         return 2

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from plumbline_api.base import Family
-from plumbline_api.methods.policy import PolicyObjective
+from plumbline_api.methods.policy.family import PolicyObjective
 from plumbline_api.methods.preference.family import PreferenceObjective
 from plumbline_trainer.registry import Registry
 

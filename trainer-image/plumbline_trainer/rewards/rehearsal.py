@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from plumbline_api.methods.verifiers import PythonFunction
+from plumbline_api.methods.verifiers.python import PythonFunction
 from plumbline_api.sources import Reward
 from plumbline_trainer.data.rows import PromptRow
 from plumbline_trainer.failures import DataError, RewardFunctionError

@@ -18,7 +18,10 @@ from importlib.util import module_from_spec
 from pathlib import Path
 from typing import Any
 
-from plumbline_api.methods.verifiers import ExactMatch, Math, Numeric, PythonFunction, Regex, Verifier
+from plumbline_api.methods.verifiers.family import Verifier
+from plumbline_api.methods.verifiers.mathematics import Math, Numeric
+from plumbline_api.methods.verifiers.python import PythonFunction
+from plumbline_api.methods.verifiers.text import ExactMatch, Regex
 from plumbline_trainer.registry import Registry
 
 Verify = Callable[[Any, str, str | None, Mapping[str, Any]], Any]

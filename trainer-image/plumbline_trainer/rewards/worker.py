@@ -17,7 +17,7 @@ import traceback
 from pathlib import Path
 from typing import Any, TextIO
 
-from plumbline_api.methods.verifiers import VerifierChoice
+from plumbline_api.methods.verifiers.choice import VerifierChoice
 from plumbline_trainer.rewards.verifiers import Verify, build_verifier, checked_reward
 
 _PR_SET_PDEATHSIG = 1

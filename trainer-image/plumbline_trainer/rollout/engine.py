@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plumbline_api.rlvr_job import Sampling
+from plumbline_api.methods.sampling import Sampling
 from plumbline_trainer.failures import Diverged
 from plumbline_trainer.modeling.logprobs import causal_model
 from plumbline_trainer.modeling.scoring import evaluating

@@ -32,7 +32,12 @@ class Experience:
     sampled_logprobs: Tensor
     """As the sampler computed them."""
 
-    advantage: float
+    advantages: Tensor
+    """float32 [T]."""
+
+    reward: float
+    """After shaping."""
+
     old_logprobs: Tensor | None = None
     """As the trainer computes them, under the policy that sampled."""
 
@@ -50,17 +55,19 @@ class Rollout:
     sequences: float
     """Completions of the rollout that have a reward, over all ranks."""
 
+    tokens: float
+    """Tokens of these completions."""
+
     metrics: Metrics
     """This rank's share."""
 
 
-def encode_rollout(
-    number: int, experiences: Sequence[Experience], sequences: float, metrics: Metrics
-) -> dict[str, Any]:
-    """The rollout of all ranks in JSON types; every number comes back exactly."""
+def encode_rollout(rollout: Rollout, experiences: Sequence[Experience], metrics: Metrics) -> dict[str, Any]:
+    """The rollout with the `experiences` and `metrics` of all ranks in JSON types; every number comes back exactly."""
     return {
-        "number": number,
-        "sequences": sequences,
+        "number": rollout.number,
+        "sequences": rollout.sequences,
+        "tokens": rollout.tokens,
         "metrics": {name: [float(metric.total), float(metric.count)] for name, metric in metrics.items()},
         "experiences": [
             {
@@ -69,7 +76,8 @@ def encode_rollout(
                 "row": experience.row,
                 "tokens": _pack(torch.tensor(experience.tokens, dtype=torch.int32)),
                 "sampled": _pack(experience.sampled_logprobs),
-                "advantage": experience.advantage,
+                "advantages": _pack(experience.advantages),
+                "reward": experience.reward,
                 "old": _pack(experience.old_logprobs),
                 "reference": _pack(experience.reference_logprobs),
             }
@@ -85,7 +93,8 @@ def decode_rollout(state: dict[str, Any], rank: int, world_size: int) -> Rollout
         if entry["slot"] % world_size != rank:
             continue
         tokens, sampled = _unpack(entry["tokens"], np.int32), _unpack(entry["sampled"], np.float32)
-        assert tokens is not None and sampled is not None
+        advantages = _unpack(entry["advantages"], np.float32)
+        assert tokens is not None and sampled is not None and advantages is not None
         experiences.append(
             Experience(
                 entry["slot"],
@@ -93,14 +102,15 @@ def decode_rollout(state: dict[str, Any], rank: int, world_size: int) -> Rollout
                 entry["row"],
                 tokens.tolist(),
                 sampled,
-                entry["advantage"],
+                advantages,
+                entry["reward"],
                 _unpack(entry["old"], np.float32),
                 _unpack(entry["reference"], np.float32),
             )
         )
     experiences.sort(key=lambda experience: (experience.slot, experience.sample))
     metrics = {name: Metric(total, count) for name, (total, count) in state["metrics"].items()}
-    return Rollout(state["number"], experiences, state["sequences"], metrics if rank == 0 else {})
+    return Rollout(state["number"], experiences, state["sequences"], state["tokens"], metrics if rank == 0 else {})
 
 
 def padded(rows: Sequence[Tensor | None]) -> Tensor | None:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plumbline_api.rlvr_job import Sampling
+from plumbline_api.methods.sampling import Sampling
 
 _ROUNDS = 10
 _MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))

@@ -107,7 +107,7 @@ class PreferenceTask:
 
         pad = self.tokenizer.pad_token_id
         self.model = load_trained_model(config, pad, ranks.device)
-        layout = layout_of(config, self.model, pad, ranks.device)
+        layout = layout_of(config, self.model, pad)
         self._scoring = replace(layout, max_rows=spec.evaluation.batch_size)
         most = spec.training.micro_batch_size
         self._layout = layout if most is None else replace(layout, max_rows=most, token_budget=sys.maxsize)

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from plumbline_api.contract import TrainerConfig
-from plumbline_trainer.data.batches import Layout, SequenceBatch, TokenSequence, default_token_budget
+from plumbline_trainer.data.batches import Layout, SequenceBatch, TokenSequence
 from plumbline_trainer.distributed import Ranks
 from plumbline_trainer.inputs import digest_of_directory
-from plumbline_trainer.modeling.adapters import adapter_off, add_lora, has_adapter, without_adapter
+from plumbline_trainer.modeling.adapters import adapter_off, add_lora, has_adapter
 from plumbline_trainer.modeling.compilation import compile_layers
 from plumbline_trainer.modeling.loading import load_policy, resolve_directory, select_dtype
 from plumbline_trainer.modeling.logprobs import check_head, completion_logprobs
@@ -19,7 +19,7 @@ from plumbline_trainer.modeling.reference import open_reference
 from plumbline_trainer.modeling.reference_cache import ReferenceCache, entry_name
 from plumbline_trainer.modeling.reward_head import HEAD, load_reward_model
 from plumbline_trainer.modeling.scoring import evaluating, score_rows
-from plumbline_trainer.modeling.shared_prefix import can_share_prompts
+from plumbline_trainer.tasks.layouts import model_layout
 from plumbline_trainer.tasks.preference_data import spec_of
 
 
@@ -53,17 +53,15 @@ def load_trained_model(config: TrainerConfig, pad_token_id: int, device: torch.d
     return add_lora(model, spec.peft.value, seed=spec.training.seed, scalar_head=HEAD if scores_rows else None)
 
 
-def layout_of(config: TrainerConfig, model: nn.Module, pad_token_id: int, device: torch.device) -> Layout:
+def layout_of(config: TrainerConfig, model: nn.Module, pad_token_id: int) -> Layout:
     """How rows become forward passes of `model`. With `microBatchSize` passes are counted in rows, else in tokens."""
-    spec, inner = spec_of(config), without_adapter(model)
+    spec = spec_of(config)
     objective = spec.objective.value
     longest = spec.training.max_prompt_tokens + spec.training.max_completion_tokens
-    with evaluating(model):
-        looks_left = not objective.masked_likelihood
-        shares = looks_left and can_share_prompts(getattr(inner, inner.base_model_prefix), longest)
-    copies = objective.samples * objective.masks_per_step if objective.masked_likelihood else 1
-    budget = max(1, default_token_budget(device) // copies)
-    return Layout(pad_token_id, shares, one_row=device.type == "cpu", token_budget=budget)
+    if objective.masked_likelihood:
+        copies = objective.samples * objective.masks_per_step
+        return model_layout(model, pad_token_id, longest=longest, copies=copies, looks_left=False)
+    return model_layout(model, pad_token_id, longest=longest)
 
 
 def reference_logprobs(

@@ -6,8 +6,9 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -17,13 +18,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from plumbline_api.contract import TrainerConfig
 from plumbline_api.rlvr_job import RLVRJobSpec
 from plumbline_trainer.advantages import advantages
-from plumbline_trainer.data.batches import (
-    SequenceBatch,
-    TokenSequence,
-    default_token_budget,
-    micro_batches,
-    pad_sequences,
-)
+from plumbline_trainer.data.batches import SequenceBatch, TokenSequence
 from plumbline_trainer.data.order import DataOrder
 from plumbline_trainer.data.rendering import Renderer
 from plumbline_trainer.distributed import Ranks
@@ -34,8 +29,8 @@ from plumbline_trainer.modeling.loading import load_policy
 from plumbline_trainer.modeling.logprobs import CompletionLogprobs, causal_model, check_head, completion_logprobs
 from plumbline_trainer.modeling.reference import Reference, open_reference
 from plumbline_trainer.modeling.scoring import evaluating
-from plumbline_trainer.objectives import policy  # registers the objectives
-from plumbline_trainer.objectives.registry import implementation_of
+from plumbline_trainer.objectives.policy.inputs import PolicyTokens, StepCounts
+from plumbline_trainer.objectives.policy.loss import policy_loss
 from plumbline_trainer.reporting.metrics import Metric
 from plumbline_trainer.rewards.scoring import Sample, Scorer, check_error_shares
 from plumbline_trainer.rollout.engine import Completion, Engine, Limits, Request
@@ -43,27 +38,23 @@ from plumbline_trainer.rollout.experience import Experience, Rollout, decode_rol
 from plumbline_trainer.rollout.sampling import Stream
 from plumbline_trainer.stopping import StopRequest
 from plumbline_trainer.tasks.data_sets import load_data_sets, open_renderer, refuse_other_rows, rows_state
-from plumbline_trainer.tasks.rlvr_data import PromptData, load_prompts, open_pool, spec_of
+from plumbline_trainer.tasks.judging import gathered, judged_rollout
+from plumbline_trainer.tasks.layouts import model_layout
+from plumbline_trainer.tasks.rlvr_data import PromptData, load_prompts, open_pool, spec_of, uses_reference
 from plumbline_trainer.tasks.rlvr_metrics import entropy, length_metrics, score_metrics, signal_metrics
 from plumbline_trainer.tasks.task import Batch
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """B completions of one step in one forward pass; log-probabilities are [B, T], padded with 0."""
+    """Some completions of one step in one forward pass."""
 
     sequences: SequenceBatch
-    advantages: Tensor
-    """[B] float32."""
+    experiences: Sequence[Experience]
+    fresh: bool
+    """Whether the policy is still the one that sampled."""
 
-    sampled_logprobs: Tensor | None
-    """As the sampler computed them; only where the policy is still the one that sampled."""
-
-    old_logprobs: Tensor | None
-    """Under the policy that sampled; None where that is the present one."""
-
-    reference_logprobs: Tensor | None
-    counts: policy.StepCounts
+    counts: StepCounts
 
 
 class RLVRTask:
@@ -115,12 +106,15 @@ class RLVRTask:
         if spec.peft is not None:
             self.model = add_lora(self.model, spec.peft.value, seed=spec.training.seed)
         self.objective = spec.objective.value
-        self._implementation = implementation_of(self.objective)
-        self._reference: Reference | None = None
-        if self.objective.kl_coefficient > 0:
-            self._reference = open_reference(config, self.model)
+        self._kl = None if spec.kl is None else spec.kl.value
+        self._aggregation = None if spec.aggregation is None else spec.aggregation.value
+        self._reference: Reference | None = open_reference(config, self.model) if uses_reference(spec) else None
+        longest = spec.training.max_prompt_tokens + spec.training.max_completion_tokens
+        self._layout = model_layout(self.model, renderer.tokenizer.pad_token_id, longest=longest)
         self._scorer = Scorer(spec.rewards, self._pool)
         self._stop_tokens = stop_tokens(self.model, renderer, self.train)
+        self._keeps_all = self._reference is not None or self.objective.uses_zero_advantages
+        """Whether a completion without advantage has a gradient, by a penalty or by the objective itself."""
         self._engine = self._new_engine(spec.rollout.max_batch_size)
         self._rollout: Rollout | None = None
         self._encoded: dict[str, Any] | None = None
@@ -137,7 +131,7 @@ class RLVRTask:
         if rollout is None or rollout.number != number:
             raise CheckpointUnreadable(f"the checkpoint lacks rollout {number}, which step {step + 1} continues")
         self._steps_done = step + 1
-        batches = [self._micro_batch(group, rollout, fresh=update == 0) for group in self._groups(rollout.experiences)]
+        batches = [self._micro_batch(group, rollout, fresh=update == 0) for group in self._passes(rollout.experiences)]
         trained = sum(batch.sequences.tokens for batch in batches)
         metrics = dict(rollout.metrics)
         return Batch(batches, trained if tokens is None else tokens, metrics=metrics, phase_seconds=phases)
@@ -145,20 +139,34 @@ class RLVRTask:
     def loss(self, micro_batch: MicroBatch) -> tuple[Tensor, dict[str, Metric]]:
         """The micro-batch's share of the step's loss, and its metrics."""
         logprobs = self._logprobs(micro_batch.sequences)
-        device = logprobs.values.device
-        tokens = policy.PolicyTokens(
-            logprobs.values,
-            _moved(micro_batch.old_logprobs, device),
-            _moved(micro_batch.reference_logprobs, device),
-            micro_batch.advantages.to(device),
-            logprobs.mask,
+        tokens = self._tokens(micro_batch, logprobs)
+        share, metrics = policy_loss(
+            self.objective, tokens, micro_batch.counts, kl=self._kl, aggregation=self._aggregation
         )
-        share, metrics = self._implementation(self.objective, tokens, micro_batch.counts)
-        sampled = _moved(micro_batch.sampled_logprobs, device)
-        if sampled is not None:
-            gap = (logprobs.values.detach() - sampled).abs()
+        if micro_batch.fresh and tokens.sampled_logprobs is not None:
+            gap = (logprobs.values.detach() - tokens.sampled_logprobs).abs()
             metrics["sampler_gap"] = Metric.mean_of(gap, logprobs.mask)
         return share, metrics
+
+    def _tokens(self, micro_batch: MicroBatch, logprobs: CompletionLogprobs) -> PolicyTokens:
+        device = logprobs.values.device
+        some = micro_batch.experiences
+
+        def laid(values: Sequence[Tensor | None]) -> Tensor | None:
+            return _moved(padded(values), device)
+
+        advantages = laid([experience.advantages for experience in some])
+        assert advantages is not None
+        return PolicyTokens(
+            logprobs.values,
+            logprobs.mask,
+            advantages,
+            old_logprobs=None if micro_batch.fresh else laid([experience.old_logprobs for experience in some]),
+            sampled_logprobs=laid([experience.sampled_logprobs for experience in some]),
+            reference_logprobs=laid([experience.reference_logprobs for experience in some]),
+            rewards=torch.tensor([experience.reward for experience in some], device=device),
+            groups=torch.tensor([experience.slot for experience in some], device=device),
+        )
 
     def evaluate(self) -> dict[str, float]:
         """Rewards of greedy completions of the held-out prompts; the same on every rank.
@@ -221,19 +229,37 @@ class RLVRTask:
             )
             totals = self.ranks.sum_metrics(scores.metrics)
             check_error_shares(self._spec.rewards, totals)
-        groups = torch.arange(len(mine)).repeat_interleave(size)
-        estimated = advantages(self._spec.advantage.value, scores.totals, groups, scores.valid)
+        slots_of_mine = [slot for slot, _ in mine for _ in range(size)]
+        own = judged_rollout(
+            self._spec,
+            scores,
+            completions,
+            slots_of_mine,
+            number * self._spec.rollout.updates_per_rollout,
+            self.max_steps,
+        )
+        everyone, share = gathered(self.ranks, own)
+        estimated = advantages(self._spec.advantage.value, everyone)[share]
         experiences = [
-            Experience(slot, sample, row, completion.tokens, torch.tensor(completion.logprobs), float(advantage))
-            for (slot, row, sample), completion, advantage, valid in zip(
+            Experience(
+                slot,
+                sample,
+                row,
+                completion.tokens,
+                torch.tensor(completion.logprobs),
+                advantage[: len(completion.tokens)].float().clone(),
+                float(reward),
+            )
+            for (slot, row, sample), completion, advantage, reward, valid in zip(
                 [(slot, row, sample) for slot, row in mine for sample in range(size)],
                 completions,
-                estimated,
+                _by_token(estimated, own.logprobs.shape[1]),
+                scores.totals,
                 scores.valid,
                 strict=True,
             )
-            # without a KL penalty an advantage of 0 has no gradient; a completion without reward is left out anyway
-            if valid and (self._reference is not None or advantage != 0)
+            # without a penalty an advantage of 0 has no gradient; a completion without reward is left out anyway
+            if valid and (self._keeps_all or bool((advantage != 0).any()))
         ]
         metrics = {
             **score_metrics(self._spec, scores),
@@ -241,7 +267,9 @@ class RLVRTask:
             **signal_metrics(estimated, scores.valid, size),
             "entropy": entropy(completions),
         }
-        rollout = Rollout(number, experiences, float(totals["reward/mean"].count), metrics)
+        sequences = float(everyone.valid.sum())
+        tokens = float(everyone.lengths[everyone.valid].sum())
+        rollout = Rollout(number, experiences, sequences, tokens, metrics)
         self._add_frozen_logprobs(rollout, phases)
         prompt_tokens = sum(len(self.train.prompt_ids[row]) for _, row in mine) * size
         return rollout, prompt_tokens + sum(len(completion.tokens) for completion in completions)
@@ -263,12 +291,12 @@ class RLVRTask:
 
     def _add_frozen_logprobs(self, rollout: Rollout, phases: dict[str, float]) -> None:
         """What updates compare with: log-probabilities under the reference, and the present ones for later updates."""
-        groups = self._groups(rollout.experiences)
+        groups = self._passes(rollout.experiences)
         if self._reference is not None:
             temperature = self._spec.rollout.sampling.temperature
             with _timed(phases, "reference"):
                 for group in groups:
-                    values = self._reference.completion_logprobs(self._padded(group), temperature=temperature)
+                    values = self._reference.completion_logprobs(self._batch(group), temperature=temperature)
                     for experience, row in zip(group, _rows(values), strict=True):
                         experience.reference_logprobs = row
                     self.stop.raise_if_requested()
@@ -276,34 +304,48 @@ class RLVRTask:
             return
         with _timed(phases, "old_logprobs"), evaluating(self.model), torch.no_grad():
             for group in groups:
-                for experience, row in zip(group, _rows(self._logprobs(self._padded(group))), strict=True):
+                for experience, row in zip(group, _rows(self._logprobs(self._batch(group))), strict=True):
                     experience.old_logprobs = row
                 self.stop.raise_if_requested()
         everyone = [experience for share in self.ranks.gather(rollout.experiences) for experience in share]
         metrics = self.ranks.sum_metrics(rollout.metrics)
-        self._encoded = encode_rollout(rollout.number, everyone, rollout.sequences, metrics)
+        self._encoded = encode_rollout(rollout, everyone, metrics)
 
-    def _groups(self, experiences: Sequence[Experience]) -> list[list[Experience]]:
-        """Micro-batches: the same ones in every update of a rollout."""
-        lengths = [len(self.train.prompt_ids[experience.row]) + len(experience.tokens) for experience in experiences]
+    def _passes(self, experiences: Sequence[Experience]) -> list[list[Experience]]:
+        """The completions of each forward pass: the same ones in every update of a rollout.
+
+        With `microBatchSize` passes are counted in completions, else in tokens, and completions of one prompt, which
+        share its computation, stay together as far as they fit. Where the loss compares them they stay together.
+        """
         most = self._spec.training.micro_batch_size
-        budget = default_token_budget(self.ranks.device) if most is None else sys.maxsize
-        groups = micro_batches(lengths, token_budget=budget, max_items=most)
-        return [[experiences[item] for item in group] for group in groups]
+        prompts = [list(group) for _, group in groupby(experiences, key=lambda experience: experience.slot)]
+        if not self.objective.needs_whole_groups:
+            prompts = [part for group in prompts for part in self._parts(group, most)]
+        sizes = [self._layout.size([self._sequence(experience) for experience in group]) for group in prompts]
+        layout = self._layout if most is None else replace(self._layout, token_budget=sys.maxsize, max_rows=most)
+        return [[experience for item in items for experience in prompts[item]] for items in layout.passes(sizes)]
+
+    def _parts(self, group: list[Experience], most: int | None) -> list[list[Experience]]:
+        """A prompt's completions in runs that fit into a pass."""
+        if most is not None:
+            return [[experience] for experience in group]
+        runs: list[list[Experience]] = [[]]
+        for experience in group:
+            longer = [self._sequence(one) for one in [*runs[-1], experience]]
+            if runs[-1] and self._layout.size(longer) > self._layout.token_budget:
+                runs.append([])
+            runs[-1].append(experience)
+        return runs
 
     def _micro_batch(self, group: Sequence[Experience], rollout: Rollout, *, fresh: bool) -> MicroBatch:
-        return MicroBatch(
-            self._padded(group),
-            torch.tensor([experience.advantage for experience in group]),
-            padded([experience.sampled_logprobs for experience in group]) if fresh else None,
-            None if fresh else padded([experience.old_logprobs for experience in group]),
-            padded([experience.reference_logprobs for experience in group]),
-            policy.StepCounts(rollout.sequences, self._spec.training.max_completion_tokens),
-        )
+        counts = StepCounts(rollout.sequences, rollout.tokens, self._spec.training.max_completion_tokens)
+        return MicroBatch(self._batch(group), group, fresh, counts)
 
-    def _padded(self, group: Sequence[Experience]) -> SequenceBatch:
-        sequences = [TokenSequence(self.train.prompt_ids[item.row], item.tokens) for item in group]
-        return pad_sequences(sequences, self.tokenizer.pad_token_id).to(self.ranks.device)
+    def _batch(self, group: Sequence[Experience]) -> SequenceBatch:
+        return self._layout.batch([self._sequence(experience) for experience in group]).to(self.ranks.device)
+
+    def _sequence(self, experience: Experience) -> TokenSequence:
+        return TokenSequence(self.train.prompt_ids[experience.row], experience.tokens)
 
     def _logprobs(self, sequences: SequenceBatch) -> CompletionLogprobs:
         return completion_logprobs(self.model, sequences, temperature=self._spec.rollout.sampling.temperature)
@@ -347,6 +389,11 @@ def _rows(logprobs: CompletionLogprobs) -> Iterator[Tensor]:
     """Each completion's own values, on the CPU."""
     for values, mask in zip(logprobs.values.cpu(), logprobs.mask.cpu(), strict=True):
         yield values[mask]
+
+
+def _by_token(advantages: Tensor, width: int) -> Tensor:
+    """[N, T] from one advantage a completion [N], or as it is."""
+    return advantages if advantages.dim() == 2 else advantages[:, None].expand(-1, width)
 
 
 def _moved(values: Tensor | None, device: torch.device) -> Tensor | None:

@@ -114,3 +114,8 @@ def spec_of(config: TrainerConfig) -> RLVRJobSpec:
     if config.rlvr is None:
         raise ValueError("the configuration is not one of an RLVRJob")
     return config.rlvr
+
+
+def uses_reference(spec: RLVRJobSpec) -> bool:
+    """Whether a frozen reference is compared with the policy."""
+    return spec.kl is not None or spec.objective.value.needs_reference

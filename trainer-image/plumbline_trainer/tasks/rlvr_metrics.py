@@ -23,11 +23,16 @@ def judges(spec: RLVRJobSpec) -> list[str]:
     return comparing or positive or [reward.name for reward in spec.rewards]
 
 
+def correct(spec: RLVRJobSpec, scores: Scores) -> Tensor:
+    """[N] bool: whether every component of `judges` gives the completion at least 1."""
+    return (torch.stack([scores.components[name] for name in judges(spec)]) >= 1).all(dim=0)
+
+
 def score_metrics(spec: RLVRJobSpec, scores: Scores) -> dict[str, Metric]:
     """The rewards, and `accuracy`: the share of completions that every component of `judges` gives at least 1."""
     judging = torch.stack([scores.components[name] for name in judges(spec)])
     judged = ~judging.isnan().any(dim=0)
-    return {**scores.metrics, "accuracy": Metric.mean_of((judging >= 1).all(dim=0).double(), judged)}
+    return {**scores.metrics, "accuracy": Metric.mean_of(correct(spec, scores).double(), judged)}
 
 
 def length_metrics(completions: Sequence[Completion]) -> dict[str, Metric]:
@@ -45,7 +50,7 @@ def entropy(completions: Sequence[Completion]) -> Metric:
 
 def signal_metrics(estimated: Tensor, valid: Tensor, group_size: int) -> dict[str, Metric]:
     """How much of a rollout can move the policy: completions, and groups, whose advantages are all 0."""
-    none = estimated == 0
+    none = estimated == 0 if estimated.dim() == 1 else (estimated == 0).all(dim=1)
     return {
         "advantages/zero": Metric.mean_of(none.double(), valid),
         "advantages/zero_groups": Metric.mean_of(none.view(-1, group_size).all(dim=1).double()),

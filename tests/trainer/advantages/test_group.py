@@ -7,14 +7,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plumbline_api.methods.policy import Advantage, GroupRelative, LeaveOneOut, NoBaseline
+from plumbline_api.methods.advantage.family import Advantage
+from plumbline_api.methods.advantage.group import GroupRelative, LeaveOneOut, NoBaseline
 from plumbline_trainer.advantages import ESTIMATORS, advantages
+from plumbline_trainer.rollout.judged import judged
 
 
 def estimate(parameters, rewards, groups, valid=None):
-    valid = [True] * len(rewards) if valid is None else valid
-    tensors = torch.tensor(rewards, dtype=torch.float64), torch.tensor(groups), torch.tensor(valid)
-    return advantages(parameters, *tensors).tolist()
+    return advantages(parameters, judged(rewards, groups, valid)).tolist()
 
 
 def test_every_estimator_of_the_api_is_implemented():

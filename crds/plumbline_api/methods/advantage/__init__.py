@@ -1,0 +1,1 @@
+"""Advantage estimators of RLVRJob. Each class is one method: its parameters, bounds and the paper it comes from."""

@@ -1,0 +1,32 @@
+"""What a policy-gradient objective says of itself besides its parameters."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from plumbline_api.base import Family
+
+
+class PolicyObjective(Family):
+    """The policy-gradient objective of an RLVR job: how advantages become a loss of each sampled token."""
+
+    aggregation: ClassVar[str] = "sequenceMean"
+    """The `policyAggregation` that the paper uses, by key: how token losses become one loss."""
+
+    strictly_on_policy: ClassVar[bool] = False
+    """Whether each batch of completions may be used for one update only."""
+
+    needs_reference: ClassVar[bool] = False
+    """Whether it compares with a frozen reference by itself, with or without a KL penalty."""
+
+    regularizes_divergence: ClassVar[bool] = False
+    """Whether a divergence is part of it, so that a KL penalty besides it is refused."""
+
+    needs_entropy: ClassVar[bool] = False
+    """Whether it uses the entropy of the policy's distribution at every token."""
+
+    needs_whole_groups: ClassVar[bool] = False
+    """Whether its loss compares completions of one prompt, which then share a pass."""
+
+    uses_zero_advantages: ClassVar[bool] = False
+    """Whether a completion with advantage 0 still has a gradient and must not be skipped."""

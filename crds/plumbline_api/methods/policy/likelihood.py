@@ -1,0 +1,12 @@
+"""Objectives that weight log-likelihoods, without an importance ratio."""
+
+from __future__ import annotations
+
+from plumbline_api.methods.policy.family import PolicyObjective
+
+
+class Reinforce(PolicyObjective, key="reinforce"):
+    """REINFORCE: advantage-weighted sequence log-likelihood, strictly on-policy (Williams 1992; in this form Ahmadian et al. 2024, arXiv:2402.14740, eq. 6)."""
+
+    aggregation = "sequenceSum"
+    strictly_on_policy = True
