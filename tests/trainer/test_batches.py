@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from plumbline_trainer.data.batches import (
     Layout,
+    RowSize,
     TokenSequence,
     default_token_budget,
     micro_batches,
@@ -44,24 +45,26 @@ def test_an_empty_completion_has_no_target() -> None:
     assert batch.source.tolist() == []
 
 
-lengths_of_rows = st.lists(st.integers(1, 100), max_size=60)
+row_sizes = st.lists(st.builds(RowSize, st.integers(1, 4), st.integers(1, 100)), max_size=60)
 
 
-@given(lengths=lengths_of_rows, budget=st.integers(1, 400), most=st.none() | st.integers(1, 8), each=st.integers(1, 2))
+@given(sizes=row_sizes, budget=st.integers(1, 400), most=st.none() | st.integers(1, 8), padded=st.booleans())
 def test_micro_batches_hold_every_row_once_within_the_budget(
-    lengths: list[int], budget: int, most: int | None, each: int
+    sizes: list[RowSize], budget: int, most: int | None, padded: bool
 ) -> None:
-    groups = micro_batches(lengths, token_budget=budget, max_items=most, sequences_per_item=each)
-    assert sorted(item for group in groups for item in group) == list(range(len(lengths)))
+    groups = micro_batches(sizes, token_budget=budget, max_items=most, padded=padded)
+    assert sorted(item for group in groups for item in group) == list(range(len(sizes)))
     for group in groups:
-        padded = len(group) * each * max(lengths[item] for item in group)
-        assert padded <= budget or len(group) == 1
+        some = [sizes[item] for item in group]
+        widest = max(size.width for size in some)
+        tokens = sum(size.rows for size in some) * widest if padded else sum(size.tokens for size in some)
+        assert tokens <= budget or len(group) == 1
         assert most is None or len(group) <= most
-    assert groups == micro_batches(lengths, token_budget=budget, max_items=most, sequences_per_item=each)
+    assert groups == micro_batches(sizes, token_budget=budget, max_items=most, padded=padded)
 
 
 def test_rows_of_similar_length_share_a_micro_batch_and_the_longest_come_first() -> None:
-    groups = micro_batches([10, 90, 11, 91], token_budget=200)
+    groups = micro_batches([RowSize(1, width) for width in (10, 90, 11, 91)], token_budget=200)
     assert groups == [[3, 1], [2, 0]]
 
 
@@ -92,6 +95,11 @@ def test_prompts_can_have_a_row_each() -> None:
     assert (batch.tokens, batch.padded_tokens) == (7, 10)
 
 
+def test_only_sequences_of_one_sharer_share() -> None:
+    batch = share_prompts(SIBLINGS, 0, one_row=False, sharers=[0, 0, 1])
+    assert batch.input_ids.tolist() == [[5, 6, 7, 8], [9, 1, 0, 0], [5, 6, 3, 0]]
+
+
 def test_a_shared_prompt_needs_completions() -> None:
     with pytest.raises(ValueError, match="at least one completion token"):
         share_prompts([TokenSequence([1], [])], 0, one_row=True)
@@ -118,7 +126,5 @@ def test_passes_hold_every_row_once_and_compute_no_more_than_the_budget(
     passes = layout.passes([layout.size(row) for row in rows])
     assert sorted(row for group in passes for row in group) == list(range(len(rows)))
     for group in passes:
-        batch = layout.batch([sequence for row in group for sequence in rows[row]])
-        merged = not one_row and len({tuple(row[0].prompt_ids) for row in rows}) < len(rows)
-        # rows with one prompt become one long row there, to which the others are padded
-        assert batch.padded_tokens <= budget or len(group) == 1 or (shares and merged)
+        batch = layout.batch([rows[row] for row in group])
+        assert batch.padded_tokens <= budget or len(group) == 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -106,24 +106,28 @@ def pad_sequences(sequences: Sequence[TokenSequence], pad_id: int) -> SequenceBa
     return _batch(sequences, rows, prompt_ends, prompt_ends, pad_id)
 
 
-def share_prompts(sequences: Sequence[TokenSequence], pad_id: int, *, one_row: bool) -> SequenceBatch:
+def share_prompts(
+    sequences: Sequence[TokenSequence], pad_id: int, *, one_row: bool, sharers: Sequence[int] | None = None
+) -> SequenceBatch:
     """Sequences with equal prompts share the prompt's tokens, in one row for all prompts or in a row for each.
 
-    Every prompt and every completion needs a token.
+    With `sharers`, a number for each sequence, only sequences of the same number share. Every prompt and every
+    completion needs a token.
     """
-    members: dict[tuple[int, ...], list[int]] = {}
+    members: dict[tuple[int, tuple[int, ...]], list[int]] = {}
     for index, sequence in enumerate(sequences):
-        members.setdefault(tuple(sequence.prompt_ids), []).append(index)
+        sharer = 0 if sharers is None else sharers[index]
+        members.setdefault((sharer, tuple(sequence.prompt_ids)), []).append(index)
     grouped = [
         PromptGroup(len(prompt), tuple(len(sequences[index].completion_ids) for index in indices))
-        for prompt, indices in members.items()
+        for (_, prompt), indices in members.items()
     ]
     layout = (tuple(grouped),) if one_row else tuple((group,) for group in grouped)
     length = max(sum(group.tokens for group in row) for row in layout)
     prompt_ends, completion_starts = [0] * len(sequences), [0] * len(sequences)
     rows: list[list[int]] = [[]] if one_row else []
     positions: list[list[int]] = [[]] if one_row else []
-    for prompt, indices in members.items():
+    for (_, prompt), indices in members.items():
         if not one_row:
             rows.append([])
             positions.append([])
@@ -180,9 +184,23 @@ def _padded(rows: Sequence[Sequence[int]], length: int, value: int) -> torch.Ten
     return torch.tensor([[*row, *[value] * (length - len(row))] for row in rows], dtype=torch.int64)
 
 
+class RowSize(NamedTuple):
+    """What a row of data takes up in a pass."""
+
+    rows: int
+    """Rows of the model's input."""
+
+    width: int
+    """Tokens of the longest of them."""
+
+    @property
+    def tokens(self) -> int:
+        return self.rows * self.width
+
+
 @dataclass(frozen=True)
 class Layout:
-    """How rows, each a few sequences, become forward passes."""
+    """How rows of data, each a few sequences, become forward passes."""
 
     pad_id: int
 
@@ -196,59 +214,54 @@ class Layout:
     """Most tokens of a pass, unless a single row has more."""
 
     max_rows: int | None = None
-    """Most rows of a pass; None: as many as the budget allows."""
+    """Most rows of data in a pass; None: as many as the budget allows."""
 
-    def batch(self, sequences: Sequence[TokenSequence]) -> SequenceBatch:
-        """The sequences of some rows, ready for a pass."""
-        if self.shares_prompts:
-            return share_prompts(sequences, self.pad_id, one_row=self.one_row)
-        return pad_sequences(sequences, self.pad_id)
-
-    def size(self, row: Sequence[TokenSequence]) -> int:
-        """Tokens that a row takes up in a pass."""
+    def batch(self, rows: Sequence[Sequence[TokenSequence]]) -> SequenceBatch:
+        """The sequences of some rows, one after another, ready for a pass."""
+        sequences = [sequence for row in rows for sequence in row]
         if not self.shares_prompts:
-            return len(row) * max(map(len, row))
-        prompts = {tuple(sequence.prompt_ids) for sequence in row}
-        shared = [
-            len(prompt) + sum(len(s.completion_ids) for s in row if tuple(s.prompt_ids) == prompt) for prompt in prompts
-        ]
-        return sum(shared) if self.one_row else len(shared) * max(shared)
+            return pad_sequences(sequences, self.pad_id)
+        # in rows of their own, prompts that different rows of data have in common would make one much longer
+        sharers = None if self.one_row else [number for number, row in enumerate(rows) for _ in row]
+        return share_prompts(sequences, self.pad_id, one_row=self.one_row, sharers=sharers)
 
-    def passes(self, sizes: Sequence[int]) -> list[list[int]]:
+    def size(self, row: Sequence[TokenSequence]) -> RowSize:
+        """What a row takes up in a pass."""
+        if not self.shares_prompts:
+            return RowSize(len(row), max(map(len, row)))
+        tokens: dict[tuple[int, ...], int] = {}
+        for sequence in row:
+            prompt = tuple(sequence.prompt_ids)
+            tokens[prompt] = tokens.get(prompt, len(prompt)) + len(sequence.completion_ids)
+        return RowSize(1, sum(tokens.values())) if self.one_row else RowSize(len(tokens), max(tokens.values()))
+
+    def passes(self, sizes: Sequence[RowSize]) -> list[list[int]]:
         """The rows of each pass, as positions in `sizes`, given each row's `size`."""
         padded = not (self.shares_prompts and self.one_row)
         return micro_batches(sizes, token_budget=self.token_budget, max_items=self.max_rows, padded=padded)
 
 
 def micro_batches(
-    lengths: Sequence[int],
-    *,
-    token_budget: int,
-    max_items: int | None = None,
-    sequences_per_item: int = 1,
-    padded: bool = True,
+    sizes: Sequence[RowSize], *, token_budget: int, max_items: int | None = None, padded: bool = True
 ) -> list[list[int]]:
-    """Groups items (rows, or pairs of rows) into micro-batches with little padding; returns lists of positions.
+    """Groups rows of data into micro-batches with little padding; returns lists of positions in `sizes`.
 
-    `lengths[i]` is the number of tokens of item i, or of its longest sequence. Items are sorted by length, so that
-    neighbours pad little, and a group is closed when its size would pass `token_budget` or when it holds `max_items`.
-    Its size is items x sequences_per_item x longest where items are `padded` to one length, else the sum of lengths.
-    An item larger than the budget is a group of its own. The longest group comes first: if memory does not suffice,
-    that shows at once.
+    Rows are sorted by width, so that neighbours pad little, and a group is closed when its size would pass
+    `token_budget` or when it holds `max_items`. Its size is its input rows times the widest of them where they are
+    `padded` to one width, else the sum of the widths. A row larger than the budget is a group of its own. The widest
+    group comes first: if memory does not suffice, that shows at once.
     """
-    by_length = sorted(range(len(lengths)), key=lambda item: (-lengths[item], item))
+    widest_first = sorted(range(len(sizes)), key=lambda item: (-sizes[item].width, item))
     groups: list[list[int]] = []
-    total = 0
-    for item in by_length:
-        if groups:
-            group = groups[-1]
-            size = (len(group) + 1) * sequences_per_item * lengths[group[0]] if padded else total + lengths[item]
-            if size <= token_budget and (max_items is None or len(group) < max_items):
-                group.append(item)
-                total += lengths[item]
-                continue
+    rows = tokens = 0
+    for item in widest_first:
+        rows, tokens = rows + sizes[item].rows, tokens + sizes[item].tokens
+        has_room = bool(groups) and (max_items is None or len(groups[-1]) < max_items)
+        if has_room and (rows * sizes[groups[-1][0]].width if padded else tokens) <= token_budget:
+            groups[-1].append(item)
+            continue
         groups.append([item])
-        total = lengths[item]
+        rows, tokens = sizes[item].rows, sizes[item].tokens
     return groups
 
 

@@ -46,7 +46,7 @@ def score_rows(
     passes = layout.passes([layout.size(row) for row in rows])
     for group in passes[ranks.rank :: ranks.world_size]:
         ranks.stop.raise_if_requested()
-        batch = layout.batch([sequence for row in group for sequence in rows[row]]).to(ranks.device)
+        batch = layout.batch([rows[row] for row in group]).to(ranks.device)
         places = torch.cat([torch.arange(first[row], first[row + 1]) for row in group])
         scores[places] = score(batch).float().cpu()
     return ranks.sum(scores)

@@ -40,7 +40,7 @@ class DegreeLoss:
             seed=self._seed,
             turn=turn,
         )
-        batch = self._layout.batch([sequence for row in copies.sequences for sequence in row]).to(device)
+        batch = self._layout.batch(copies.sequences).to(device)
         logits = degree_logits(self._model, batch).view(len(rows), -1, self._parameters.levels)
         degrees = torch.tensor(copies.degrees, device=device)
         return AUXILIARY_LOSSES.of(self._parameters)(self._parameters, logits, degrees)

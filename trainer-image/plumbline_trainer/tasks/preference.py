@@ -154,7 +154,7 @@ class PreferenceTask:
         batches = []
         for group in self._layout.passes([self.train.sizes[row] for row in mine]):
             rows = [mine[item] for item in group]
-            sequences = self._layout.batch([sequence for row in rows for sequence in self.train.sequences[row]])
+            sequences = self._layout.batch([self.train.sequences[row] for row in rows])
             batches.append(MicroBatch(sequences, rows, facts, step, len(everyone), total_tokens))
         return Batch(
             batches,
@@ -199,7 +199,7 @@ class PreferenceTask:
             facts = self._facts(part, rows, "evaluation")
             for group in self._scoring.passes(part.sizes)[self.ranks.rank :: self.ranks.world_size]:
                 self.stop.raise_if_requested()
-                sequences = self._scoring.batch([sequence for row in group for sequence in part.sequences[row]])
+                sequences = self._scoring.batch([part.sequences[row] for row in group])
                 found = self._losses(part, group, sequences.to(self.ranks.device), facts, "evaluation")
                 counted = found.losses if found.mask is None else found.losses[found.mask]
                 measured.append(found.metrics | {"loss": Metric.mean_of(counted)})

@@ -332,7 +332,7 @@ class RLVRTask:
         runs: list[list[Experience]] = [[]]
         for experience in group:
             longer = [self._sequence(one) for one in [*runs[-1], experience]]
-            if runs[-1] and self._layout.size(longer) > self._layout.token_budget:
+            if runs[-1] and self._layout.size(longer).tokens > self._layout.token_budget:
                 runs.append([])
             runs[-1].append(experience)
         return runs
@@ -342,7 +342,8 @@ class RLVRTask:
         return MicroBatch(self._batch(group), group, fresh, counts)
 
     def _batch(self, group: Sequence[Experience]) -> SequenceBatch:
-        return self._layout.batch([self._sequence(experience) for experience in group]).to(self.ranks.device)
+        prompts = groupby(group, key=lambda experience: experience.slot)
+        return self._layout.batch([[self._sequence(one) for one in some] for _, some in prompts]).to(self.ranks.device)
 
     def _sequence(self, experience: Experience) -> TokenSequence:
         return TokenSequence(self.train.prompt_ids[experience.row], experience.tokens)
