@@ -42,6 +42,10 @@ class Registry(Generic[Implementation]):
         """The implementation of the method whose parameters these are."""
         return self._implementations[type(parameters)]
 
+    def find(self, parameters: Family) -> Implementation | None:
+        """As `of`; None where a method needs no implementation of this kind and has none."""
+        return self._implementations.get(type(parameters))
+
     def missing(self) -> list[str]:
         """Keys of the family's members that nothing implements; empty in a complete trainer."""
         return [member.member_key for member in self.family.members() if member not in self._implementations]

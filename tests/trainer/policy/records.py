@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +12,9 @@ from plumbline_api.methods.policy.family import PolicyObjective
 from plumbline_api.methods.policy_aggregation import PolicyAggregation
 from plumbline_trainer.objectives.policy.inputs import PolicyTokens, StepCounts
 from plumbline_trainer.objectives.policy.loss import policy_loss
+from plumbline_trainer.objectives.policy.preparation import prepared
 from plumbline_trainer.reporting.metrics import Metric
+from plumbline_trainer.rollout.judged import JudgedRollout
 
 
 def tokens(
@@ -61,6 +64,28 @@ def random_tokens(rows: int = 6, width: int = 5, *, on_policy: bool = False, see
         rewards=draw(rows),
         groups=torch.arange(rows) // 2,
     )
+
+
+def rollout_of(batch: PolicyTokens) -> JudgedRollout:
+    """The rollout that consists of this batch alone: a reward above 0 is right, every third completion is cut off."""
+    assert batch.rewards is not None and batch.groups is not None and batch.sampled_logprobs is not None
+    rows = len(batch.rewards)
+    return JudgedRollout(
+        rewards=batch.rewards,
+        groups=batch.groups,
+        valid=torch.ones(rows, dtype=torch.bool),
+        lengths=batch.mask.sum(dim=1),
+        correct=batch.rewards > 0,
+        truncated=torch.arange(rows) % 3 == 2,
+        logprobs=torch.where(batch.mask, batch.sampled_logprobs, 0.0),
+        steps=10,
+        max_completion_tokens=8,
+    )
+
+
+def with_preparation(parameters: PolicyObjective, batch: PolicyTokens) -> PolicyTokens:
+    """The batch with what the objective prepares from it, as a rollout of its own."""
+    return replace(batch, prepared=prepared(parameters, rollout_of(batch), batch.advantages))
 
 
 def counts(batch: PolicyTokens, max_completion_tokens: int = 8) -> StepCounts:

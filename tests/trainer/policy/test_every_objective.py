@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -17,10 +16,7 @@ from plumbline_trainer.objectives.policy.inputs import PolicyTokens
 from plumbline_trainer.objectives.policy.kl import KL_PENALTIES
 from plumbline_trainer.objectives.registry import POLICY_OBJECTIVES, implementation_of
 from plumbline_trainer.reporting.metrics import merge
-from tests.trainer.policy.records import counts, loss_of, random_tokens
-
-PREPARED: dict[str, Any] = {}
-"""For an objective with a preparation, by key: a function from a batch to its `prepared` tensors."""
+from tests.trainer.policy.records import counts, loss_of, random_tokens, with_preparation
 
 OBJECTIVES = [PolicyObjectiveChoice.of(member.member_key).value for member in PolicyObjective.members()]
 objectives = pytest.mark.parametrize("parameters", OBJECTIVES, ids=lambda parameters: parameters.member_key)
@@ -28,9 +24,7 @@ AGGREGATED = [SequenceMean(), TokenMean(), SequenceSum(), Constant(), Constant(t
 
 
 def batch_for(parameters: PolicyObjective, seed: int) -> PolicyTokens:
-    batch = random_tokens(seed=seed, on_policy=parameters.strictly_on_policy)
-    prepare = PREPARED.get(parameters.member_key)
-    return batch if prepare is None else replace(batch, prepared=prepare(batch))
+    return with_preparation(parameters, random_tokens(seed=seed, on_policy=parameters.strictly_on_policy))
 
 
 def test_every_policy_objective_of_the_api_is_implemented() -> None:
