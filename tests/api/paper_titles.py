@@ -86,4 +86,9 @@ PAPERS = (
         "Regression Compatible Listwise Objectives for Calibrated Ranking with Binary Relevance",
         ("rewardRegressionCompatible",),
     ),
+    Paper(
+        "CrowdVLM-R1: Expanding R1 Ability to Vision Language Model for Crowd Counting using Fuzzy Group Relative "
+        "Policy Reward",
+        ("numeric",),
+    ),
 )
