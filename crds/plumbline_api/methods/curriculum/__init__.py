@@ -1,0 +1,1 @@
+"""Curricula of RLVRJob: which prompts a rollout takes. Each class is one method with its parameters."""
