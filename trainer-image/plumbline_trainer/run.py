@@ -23,6 +23,7 @@ from plumbline_trainer.configuration import identity_of, load_config
 from plumbline_trainer.distributed import Ranks, join
 from plumbline_trainer.export import export
 from plumbline_trainer.failures import DiskFull, GpuOutOfMemory, TrainerFailure
+from plumbline_trainer.host_allocator import keep_freed_memory
 from plumbline_trainer.inputs import digest_inputs
 from plumbline_trainer.loop import Plan, TrainingLoop
 from plumbline_trainer.optimization.update import ParameterUpdate
@@ -136,7 +137,9 @@ def _train(state: Run) -> Ending:
         state.console = open_console()
     _serve(state)
     ranks = state.ranks = join(state.stop)
-    _make_deterministic(ranks)
+    if ranks.device.type == "cpu":
+        _make_deterministic()
+        keep_freed_memory()
     state.console.event(
         "start",
         f"{config.kind} {config.name}: {config.spec.objective.key}",
@@ -238,11 +241,10 @@ def _serve(state: Run) -> None:
     state.console.event("listening", f"status and metrics on port {state.server.port}", port=state.server.port)
 
 
-def _make_deterministic(ranks: Ranks) -> None:
+def _make_deterministic() -> None:
     """On the CPU every kernel is deterministic at a given number of threads. GPU kernels are left fast."""
-    if ranks.device.type == "cpu":
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def _attempt_number() -> int:
