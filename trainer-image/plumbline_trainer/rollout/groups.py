@@ -17,6 +17,12 @@ class Groups:
         ids, self._index = torch.unique(groups, return_inverse=True)
         self._count = len(ids)
         self._valid = valid
+        order = self._index.argsort(stable=True)
+        members = torch.bincount(self._index, minlength=self._count)
+        firsts = members.cumsum(0) - members
+        self._place = torch.empty_like(order)
+        self._place[order] = torch.arange(len(order), device=order.device) - firsts[self._index[order]]
+        self._width = int(members.max()) if len(order) else 0
         self.size = self.sum(torch.ones_like(groups, dtype=torch.float64))
         """Valid completions of the group."""
 
@@ -46,6 +52,21 @@ class Groups:
     def differs(self, values: Tensor) -> Tensor:
         """Whether the group's values are not all the same; compared exactly, so rounding in a mean is no signal."""
         return self.highest(values) > self.lowest(values)
+
+    def nth_lowest(self, values: Tensor, place: Tensor) -> Tensor:
+        """The entry at `place` (int64 [N], from 0) of the group's sorted valid `values` [N]."""
+        return self.table(values, torch.inf).sort(dim=1).values[self._index, place]
+
+    def table(self, values: Tensor, empty: float) -> Tensor:
+        """[C, S]: a row for each of the C groups with the `values` [N] of its members in order, `empty` where a member
+        is not valid or a group has fewer than the S of the largest."""
+        table = torch.full((self._count, self._width), empty, dtype=values.dtype, device=values.device)
+        table[self._index[self._valid], self._place[self._valid]] = values[self._valid]
+        return table
+
+    def of_table(self, table: Tensor) -> Tensor:
+        """[N] from `table` [C, S]: the entry of each completion, or of its group where the table is [C, 1]."""
+        return table.expand(-1, self._width)[self._index, self._place]
 
     def _extreme(self, values: Tensor, start: float, how: str) -> Tensor:
         found = torch.full((self._count,), start, dtype=values.dtype, device=values.device)

@@ -63,6 +63,21 @@ class JudgedRollout:
     values: Tensor | None = None
     """[N, T] float64: the critic's value before each token; None without a critic."""
 
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """The weight of each component in the reward by its name."""
+
+    greedy_rewards: Tensor | None = None
+    """[N] float64: the reward of the greedy completion of the same prompt, NaN where it failed; None where the
+    estimator does not ask for it."""
+
+    policy_logprobs: Tensor | None = None
+    """[N, T] float32 under the policy as it is now, where `logprobs` may be those of an older one; None where the
+    estimator does not ask for it."""
+
+    prefix_values: Tensor | None = None
+    """[N, T] float64: the mean reward of completions that start from what stands before each token; NaN where none
+    was sampled. None where the estimator does not ask for it."""
+
     @property
     def mask(self) -> Tensor:
         """[N, T] bool: true at tokens of the completions."""

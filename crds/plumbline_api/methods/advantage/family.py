@@ -14,4 +14,24 @@ class Advantage(Family):
     """Whether the estimator compares samples of one prompt, so that a group of one has no signal."""
 
     needs_values: ClassVar[bool] = False
-    """Whether it uses the values of a critic, which is then trained beside the policy."""
+    """Whether it uses the values of a critic, which is then trained beside the policy unless it is frozen."""
+
+    needs_frozen_values: ClassVar[bool] = False
+    """Whether that critic must be frozen."""
+
+    needs_greedy: ClassVar[bool] = False
+    """Whether it compares with the reward of the prompt's greedy completion."""
+
+    needs_continuations: ClassVar[bool] = False
+    """Whether it uses rewards of further completions that start from prefixes of the sampled ones."""
+
+    needs_policy_logprobs: ClassVar[bool] = False
+    """Whether it uses log-probabilities under the policy as it is now besides those of the policy that sampled."""
+
+    needs_components: ClassVar[bool] = False
+    """Whether it looks at the components of the reward and their weights; shaping of the total has no effect then."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns that every row of data must have."""
+        return ()

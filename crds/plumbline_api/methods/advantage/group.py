@@ -14,8 +14,9 @@ class GroupRelative(Advantage, key="groupRelative"):
 
     needs_group = True
 
-    normalize: Literal["std", "none"] = Field(
-        "std", description="std divides by the group's standard deviation, none leaves the centred reward."
+    normalize: Literal["std", "batchStd", "none"] = Field(
+        "std",
+        description="std divides by the group's standard deviation, batchStd by that of all rewards of the rollout, none leaves the centred reward.",
     )
     epsilon: float = Field(1e-4, gt=0, le=1, description="Added to the standard deviation.")
 
@@ -28,3 +29,32 @@ class LeaveOneOut(Advantage, key="leaveOneOut"):
 
 class NoBaseline(Advantage, key="none"):
     """The reward itself, without a baseline."""
+
+
+class LengthWeightedBaseline(Advantage, key="opo"):
+    """Reward minus the mean reward of its group weighted by length, the baseline of least variance where every token's score has the same size (OPO; Hao et al. 2025, arXiv:2505.23585)."""
+
+    needs_group = True
+
+
+class QuantileBaseline(Advantage, key="quantile"):
+    """Reward minus a quantile of its group, divided by the standard deviation: of hard prompts only successes count, of easy ones only failures (QAE; Wu et al. 2025, arXiv:2509.22611)."""
+
+    needs_group = True
+
+    quantile: float = Field(
+        0.4,
+        gt=0,
+        lt=1,
+        description="K: the baseline is the least reward that a share K of the group does not exceed; with rewards 0 and 1 a prompt is hard while at most 1 - K of its samples succeed.",
+    )
+    normalize: Literal["std", "none"] = Field(
+        "std", description="std divides by the group's standard deviation, none leaves the difference."
+    )
+    epsilon: float = Field(1e-4, gt=0, le=1, description="Added to the standard deviation.")
+
+
+class GreedyBaseline(Advantage, key="remax"):
+    """Reward minus the reward of the prompt's greedy completion (ReMax; Li et al. 2023, arXiv:2310.10505). One more completion a prompt, and no group is needed."""
+
+    needs_greedy = True
