@@ -91,4 +91,11 @@ PAPERS = (
         "Policy Reward",
         ("numeric",),
     ),
+    Paper("On the Design of KL-Regularized Policy Gradient Algorithms for LLM Reasoning", ("rpg", "rpgReference")),
+    Paper("GVPO: Group Variance Policy Optimization for Large Language Model Post-Training", ("gvpo",)),
+    Paper(
+        "Group-Relative REINFORCE Is Secretly an Off-Policy Algorithm: Demystifying Some Myths About GRPO and Its "
+        "Friends",
+        ("rec", "opmd", "asymRe", "redDrop", "redWeight"),
+    ),
 )

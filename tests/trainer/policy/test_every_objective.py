@@ -20,6 +20,10 @@ from tests.trainer.policy.records import counts, loss_of, random_tokens, with_pr
 
 OBJECTIVES = [PolicyObjectiveChoice.of(member.member_key).value for member in PolicyObjective.members()]
 objectives = pytest.mark.parametrize("parameters", OBJECTIVES, ids=lambda parameters: parameters.member_key)
+WEIGHTED = {"rpg", "rpgReference"}
+"""Objectives that weight log-likelihoods by constants which depend on the policy, so that the gradient of their loss is
+right and no derivative of its value; their own tests compare it with the exact one."""
+
 AGGREGATED = [SequenceMean(), TokenMean(), SequenceSum(), Constant(), Constant(tokens=5)]
 
 
@@ -38,6 +42,8 @@ def test_every_aggregation_and_penalty_of_the_api_is_implemented() -> None:
 
 @objectives
 def test_gradients_match_finite_differences(parameters: PolicyObjective) -> None:
+    if parameters.member_key in WEIGHTED:
+        pytest.skip("the loss is no primitive of its gradient")
     batch = batch_for(parameters, seed=3)
     assert batch.entropy is not None
 

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from plumbline_api.base import Choice
-from plumbline_api.methods.policy import clipped, likelihood  # noqa: F401  (importing a module declares its members)
+from plumbline_api.methods.policy import (  # noqa: F401  (importing a module declares its members)
+    clipped,
+    group_regression,
+    likelihood,
+    off_policy_reinforce,
+    regularized_gradient,
+)
 from plumbline_api.methods.policy.family import PolicyObjective
 
 

@@ -4,4 +4,12 @@ Importing this package registers all of them, what they prepare from a rollout, 
 the KL penalties.
 """
 
-from plumbline_trainer.objectives.policy import aggregation, clipped, kl, likelihood  # noqa: F401
+from plumbline_trainer.objectives.policy import (  # noqa: F401
+    aggregation,
+    clipped,
+    group_regression,
+    kl,
+    likelihood,
+    off_policy_reinforce,
+    regularized_gradient,
+)
