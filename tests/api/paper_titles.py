@@ -98,4 +98,21 @@ PAPERS = (
         "Friends",
         ("rec", "opmd", "asymRe", "redDrop", "redWeight"),
     ),
+    Paper(
+        "Pref-GRPO: Pairwise Preference Reward-based GRPO for Stable Text-to-Image Reinforcement Learning",
+        ("pairwiseWinRate",),
+    ),
+    Paper("Quantile Advantage Estimation for Entropy-Safe Reasoning", ("quantile",)),
+    Paper("A Distributional Perspective on Reinforcement Learning", ("loss.categorical",)),
+    Paper("Trajectory-Aware Eligibility Traces for Off-Policy Reinforcement Learning", ("rbis",)),
+    Paper("Switching the Loss Reduces the Cost in Batch Reinforcement Learning", ("loss.bce",)),
+    Paper(
+        "Tree-OPO: Off-policy Monte Carlo Tree-Guided Advantage Optimization for Multistep Reasoning", ("prefixTree",)
+    ),
+    Paper("High-Dimensional Continuous Control Using Generalized Advantage Estimation", ("gae",)),
+    Paper(
+        "Open-Reasoner-Zero: An Open Source Approach to Scaling Up Reinforcement Learning on the Base Model", ("gae",)
+    ),
+    Paper("Lean and Mean: Decoupled Value Policy Optimization with Global Value Guidance", ("frozenValue", "frozen")),
+    Paper("Unlocking the Potential of Difficulty Prior in RL-based Multimodal Reasoning", ("difficultyWeighted",)),
 )

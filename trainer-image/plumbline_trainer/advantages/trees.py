@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from plumbline_trainer.rollout.judged import JudgedRollout
 
 Node = tuple[str, tuple[str, ...]]
 """A tree's name and a prefix in it, as steps or as single characters."""
+
+_VALUES: dict[str, Callable[[Sequence[float]], float]] = {"expectation": fmean, "optimistic": max, "pessimistic": min}
 
 
 @ESTIMATORS.implements(PrefixTree)
@@ -65,5 +68,5 @@ def _subtree_values(nodes: Sequence[Node], rollout: JudgedRollout, baseline: str
             for length in range(len(prefix) + 1):
                 if (tree, prefix[:length]) in occurring:
                     below[tree, prefix[:length]].append(reward)
-    how = {"expectation": lambda rewards: sum(rewards) / len(rewards), "optimistic": max, "pessimistic": min}[baseline]
-    return torch.tensor([how(below[node]) if below[node] else 0.0 for node in nodes], dtype=torch.float64)
+    value_of = _VALUES[baseline]
+    return torch.tensor([value_of(below[node]) if below[node] else 0.0 for node in nodes], dtype=torch.float64)
