@@ -23,6 +23,9 @@ class BanditStep(Shaping):
     invalid: float = Field(
         -1.0, ge=-1000, le=1000, description="Reward, before the factor, of a completion that chooses no arm."
     )
+    history_column: ColumnName = Field(
+        "history", description="Column with the list of pulls so far, each a list of arm and reward."
+    )
 
 
 class BanditRegret(BanditStep, key="banditRegret"):
@@ -44,9 +47,6 @@ class OracleImitation(BanditStep, key="oracleImitation"):
         1.0, ge=0, le=1000, description="Factor c of the bonus c sqrt(2 ln t / n) of an arm pulled n of t times."
     )
     arms_column: ColumnName = Field("arms", description="Column with the number of arms.")
-    history_column: ColumnName = Field(
-        "history", description="Column with the list of pulls so far, each a list of arm and reward."
-    )
 
     def columns_read(self) -> tuple[str, ...]:
         return (self.arms_column, self.history_column)

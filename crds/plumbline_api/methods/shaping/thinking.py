@@ -26,7 +26,7 @@ class AnswerSearch(Shaping):
 
 
 class LengthCompression(AnswerSearch, key="lengthCompression"):
-    """LC-R1: right completions earn by being short within their group, and at the end of their thinking by the share of it that comes after the first right answer being small (Cheng et al. 2025, arXiv:2506.14755)."""
+    """LC-R1: right completions earn by being short within their group, and lose at the place where their thinking goes on after the first right answer, by the share of it that follows (Cheng et al. 2025, arXiv:2506.14755)."""
 
     needs_token_positions: ClassVar[bool] = True
 
@@ -35,16 +35,20 @@ class LengthCompression(AnswerSearch, key="lengthCompression"):
         1.0,
         ge=0,
         le=1000,
-        description="Factor of the compress reward: the share of the thinking that is needed less 1, or -1 where the answer never comes up in it.",
+        description="What is lost where all of the thinking comes after the answer, or where the answer never comes up in it.",
     )
-    end_of_thinking: str = Field(
-        "</think>", min_length=1, max_length=128, description="Text at which thinking ends and that gets the reward."
-    )
+    end_of_thinking: str = Field("</think>", min_length=1, max_length=128, description="Text at which thinking ends.")
 
 
 class SolutionEfficiency(AnswerSearch, key="solutionEfficiency"):
     """Overthinking metrics: the share of a right completion up to its first right answer (outcome efficiency) and the share of it in solutions that differ from those before (process efficiency); with a weight the first is a reward, too (Chen et al. 2024, arXiv:2412.21187)."""
 
+    pattern: RegularExpression = Field(
+        r"\\boxed\{([^{}]*)\}",
+        min_length=1,
+        max_length=512,
+        description="Regular expression of what ends a solution; its first group, or else the whole match, is the answer.",
+    )
     similarity: float = Field(
         0.6,
         gt=0,

@@ -1,0 +1,75 @@
+"""All steps of a job, one after the other, on one rollout."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from plumbline_api.methods.shaping.family import Shaping
+from plumbline_trainer.reporting.metrics import Metric
+from plumbline_trainer.rollout.judged import JudgedRollout
+from plumbline_trainer.shaping.registry import SHAPINGS, Credit, Evidence, State
+
+
+def apply_shaping(
+    steps: Sequence[Shaping],
+    rollout: JudgedRollout,
+    states: Mapping[str, State],
+    evidence: Evidence | None = None,
+) -> tuple[JudgedRollout, dict[str, State], dict[str, Metric]]:
+    """The rollout with shaped rewards, the states after it, and metrics.
+
+    `states` is what the last call returned, or empty: one JSON object a step, by its name. Each step sees what the
+    steps before it left. `shaping/<name>` is how much a step changed the reward of a completion on average;
+    completions that it excluded are not counted. Raises `ValueError` where a step rewards single tokens and
+    `evidence` does not say where tokens end.
+    """
+    evidence = evidence or Evidence()
+    after: dict[str, State] = {}
+    metrics: dict[str, Metric] = {}
+    for name, parameters in zip(step_names(steps), steps, strict=True):
+        shaped = SHAPINGS.of(parameters)(parameters, rollout, states.get(name, {}), evidence)
+        valid = rollout.valid if shaped.valid is None else shaped.valid
+        metrics[f"shaping/{name}"] = Metric.mean_of(torch.where(valid, shaped.rewards - rollout.rewards, 0.0), valid)
+        metrics |= {f"shaping/{name}/{key}": metric for key, metric in shaped.metrics.items()}
+        after[name] = shaped.state
+        rollout = replace(
+            rollout,
+            rewards=torch.where(valid, shaped.rewards, 0.0),
+            valid=valid,
+            components={**rollout.components, **shaped.components},
+            token_rewards=_with_credits(rollout, shaped.credits, evidence),
+        )
+    return rollout, after, metrics
+
+
+def step_names(steps: Sequence[Shaping]) -> list[str]:
+    """The name of each step in states and metrics: its key, from its second use on with a number behind."""
+    uses: Counter[str] = Counter()
+    names = []
+    for step in steps:
+        key = step.member_key
+        uses[key] += 1
+        names.append(key if uses[key] == 1 else f"{key}_{uses[key]}")
+    return names
+
+
+def _with_credits(rollout: JudgedRollout, credits: Sequence[Credit], evidence: Evidence) -> Tensor | None:
+    """The token rewards [N, T] with the credits of one step added; a credit behind all tokens goes to the last."""
+    if not credits:
+        return rollout.token_rewards
+    if evidence.token_ends is None:
+        raise ValueError("rewards for places in a text need the characters at which tokens end")
+    empty = torch.zeros(rollout.logprobs.shape, dtype=torch.float64)
+    rewards = empty if rollout.token_rewards is None else rollout.token_rewards.clone()
+    for credit in credits:
+        length = int(rollout.lengths[credit.completion])
+        if length and bool(rollout.valid[credit.completion]):
+            token = bisect_right(evidence.token_ends[credit.completion], credit.character)
+            rewards[credit.completion, min(token, length - 1)] += credit.value
+    return rewards
