@@ -75,6 +75,8 @@ def _rewrite(node: Schema, definitions: dict[str, Schema]) -> Schema:
             result["x-kubernetes-list-map-keys"] = node["x-kubernetes-list-map-keys"]
     elif _MODEL in node:
         result |= _object(node, definitions)
+    elif node.get("additionalProperties") is True:
+        result["x-kubernetes-preserve-unknown-fields"] = True
     elif kind == "object":
         result["additionalProperties"] = _rewrite(node["additionalProperties"], definitions)
     return result

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from plumbline_api.base import Choice
 from plumbline_api.methods.verifiers import (  # noqa: F401  (importing a module declares its members)
+    instructions,
     mathematics,
     python,
+    schema,
     text,
 )
 from plumbline_api.methods.verifiers.family import Verifier

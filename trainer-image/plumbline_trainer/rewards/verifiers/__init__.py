@@ -6,8 +6,11 @@ libraries such as math-verify only where a job asks for them. A verifier raises 
 """
 
 from plumbline_trainer.rewards.verifiers import (  # noqa: F401  (importing a module registers its verifiers)
+    instructions,
     mathematics,
+    multiple_choice,
     python,
+    schema,
     text,
 )
 from plumbline_trainer.rewards.verifiers.registry import VERIFIERS, Build, Verify, build_verifier, checked_reward

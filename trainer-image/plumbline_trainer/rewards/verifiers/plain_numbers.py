@@ -86,8 +86,8 @@ def read_completion(text: str) -> PlainNumber | None:
         return None
     [word] = words
     before, _, after = whole.partition(word)
-    if _OPERATORS.search(before + after):
-        return None
+    if "\\" in word or _OPERATORS.search(before + after):
+        return None  # LaTeX without delimiters is read as prose
     return read_number(word.rstrip(".") if word[-1] == "." else word)
 
 
