@@ -5,10 +5,17 @@ from __future__ import annotations
 from plumbline_api.base import Choice
 from plumbline_api.methods.policy import (  # noqa: F401  (importing a module declares its members)
     clipped,
+    consistency,
+    covariance,
+    entropy_minimization,
     group_regression,
     likelihood,
+    mirror,
     off_policy_reinforce,
     regularized_gradient,
+    sequence_ratio,
+    soft_clip,
+    verdicts,
 )
 from plumbline_api.methods.policy.family import PolicyObjective
 

@@ -10,3 +10,10 @@ class Reinforce(PolicyObjective, key="reinforce"):
 
     aggregation = "sequenceSum"
     strictly_on_policy = True
+
+
+class Gpg(PolicyObjective, key="gpg"):
+    """Group policy gradient: advantage-weighted log-likelihood, scaled up by the share of groups without signal (Chu et al. 2025, arXiv:2504.02546)."""
+
+    aggregation = "tokenMean"
+    strictly_on_policy = True

@@ -1,15 +1,25 @@
 """The policy-gradient objectives: pure functions on the log-probabilities of sampled tokens.
 
-Importing this package registers all of them, what they prepare from a rollout, the ways to aggregate their losses, and
-the KL penalties.
+Importing this package registers all of them, what they prepare from a rollout, the ways to aggregate their losses,
+penalties, corrections and selections of tokens.
 """
 
 from plumbline_trainer.objectives.policy import (  # noqa: F401
     aggregation,
     clipped,
+    consistency,
+    covariance,
+    entropy,
+    entropy_minimization,
     group_regression,
     kl,
     likelihood,
+    mirror,
+    off_policy,
     off_policy_reinforce,
     regularized_gradient,
+    sequence_ratio,
+    soft_clip,
+    token_selection,
+    verdicts,
 )

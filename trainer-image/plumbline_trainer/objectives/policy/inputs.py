@@ -21,6 +21,10 @@ from torch import Tensor
 
 from plumbline_trainer.reporting.metrics import Metric
 
+LARGEST_LOG_RATIO = 20.0
+"""Log-ratios are cut off here before they are exponentiated: far outside of what any objective trusts, and early enough
+that no float32 overflows."""
+
 
 @dataclass(frozen=True)
 class PolicyTokens:
@@ -58,10 +62,47 @@ class PolicyTokens:
     """What the objective's preparation computed from the whole rollout, by name: [B] or [B, T]."""
 
     @property
+    def proximal_logprobs(self) -> Tensor:
+        """[B, T] under the policy before this rollout's updates, without gradient: `old_logprobs`, or the present
+        ones where that policy is the present one."""
+        return self.logprobs.detach() if self.old_logprobs is None else self.old_logprobs
+
+    @property
     def log_ratio(self) -> Tensor:
         """[B, T] log of the probability ratio of the policy to the one before this rollout's updates; 0 outside."""
-        old = self.logprobs.detach() if self.old_logprobs is None else self.old_logprobs
-        return torch.where(self.mask, self.logprobs - old, 0.0)
+        return self.inside(self.logprobs - self.proximal_logprobs)
+
+    @property
+    def ratio(self) -> Tensor:
+        """[B, T] probability ratio of the policy to the one before this rollout's updates; 1 outside."""
+        return self.log_ratio.clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO).exp()
+
+    @property
+    def lengths(self) -> Tensor:
+        """[B, 1] tokens of each completion, at least 1, in the type of `logprobs`."""
+        return self.mask.sum(dim=1, keepdim=True).clamp(min=1).to(self.logprobs.dtype)
+
+    def prepared_as(self, name: str) -> Tensor:
+        """[B, T], or [B, 1] where the preparation gave one number a completion, in the type of `logprobs`; 0 outside.
+
+        Raises `ValueError` if nothing of that name was prepared.
+        """
+        if name not in self.prepared:
+            raise ValueError(f"{name!r} was not prepared from the rollout")
+        values = self.prepared[name].to(self.logprobs.dtype)
+        return values[:, None] if values.dim() == 1 else self.inside(values)
+
+    def inside(self, values: Tensor) -> Tensor:
+        """`values` [B, T] or [B, 1] at tokens of completions, 0 elsewhere: [B, T]."""
+        return torch.where(self.mask, values, 0.0)
+
+    def sum_of(self, values: Tensor) -> Tensor:
+        """[B, 1] sum of `values` [B, T] over each completion."""
+        return self.inside(values).sum(dim=1, keepdim=True)
+
+    def mean_of(self, values: Tensor) -> Tensor:
+        """[B, 1] mean of `values` [B, T] over each completion."""
+        return self.sum_of(values) / self.lengths
 
     def rows(self, index: Tensor) -> PolicyTokens:
         """The completions of `index` (int64 [n] or bool [B])."""

@@ -1,15 +1,25 @@
-"""The loss of a micro-batch of completions: the objective, the KL penalty, and how they are aggregated."""
+"""The loss of a micro-batch of completions: the objective, what corrects and regularizes it, and the aggregation.
+
+    loss = aggregate( objective x off-policy weight x selection  +  KL penalty  -  coefficient x entropy )
+
+over the tokens of all completions of a step. Every factor and term is one of single tokens or completions, or follows
+from the whole rollout or the steps before, so the shares of micro-batches add up however they are split.
+"""
 
 from __future__ import annotations
 
 from torch import Tensor
 
 from plumbline_api.methods.kl import KlPenalty
+from plumbline_api.methods.off_policy import OffPolicyCorrection
 from plumbline_api.methods.policy.family import PolicyObjective
 from plumbline_api.methods.policy_aggregation import PolicyAggregation, PolicyAggregationChoice
 from plumbline_trainer.objectives.policy.aggregation import AGGREGATIONS
+from plumbline_trainer.objectives.policy.entropy import entropy_term
 from plumbline_trainer.objectives.policy.inputs import PolicyTokens, StepCounts
 from plumbline_trainer.objectives.policy.kl import KL_PENALTIES
+from plumbline_trainer.objectives.policy.off_policy import CORRECTIONS
+from plumbline_trainer.objectives.policy.token_selection import SELECTED
 from plumbline_trainer.objectives.registry import implementation_of
 from plumbline_trainer.reporting.metrics import Metric
 
@@ -21,15 +31,28 @@ def policy_loss(
     *,
     kl: KlPenalty | None = None,
     aggregation: PolicyAggregation | None = None,
+    correction: OffPolicyCorrection | None = None,
+    entropy_coefficient: float | None = None,
 ) -> tuple[Tensor, dict[str, Metric]]:
     """The micro-batch's share of the step's loss (scalar, differentiable), and its metrics.
 
     Shares of all micro-batches and ranks add up to the loss of the step. `aggregation` defaults to the objective's.
+    Tokens that `tokens.prepared` does not select have no loss of the objective; penalties act on all. With an
+    `entropy_coefficient`, 0 included, the policy's entropy is measured. Raises `ValueError` if `tokens` lack what a
+    part needs.
     """
     losses, metrics = implementation_of(objective)(objective, tokens)
+    if correction is not None:
+        weights, about_weights = CORRECTIONS.of(correction)(correction, tokens)
+        losses, metrics = losses * weights, {**metrics, **about_weights}
+    if SELECTED in tokens.prepared:
+        losses = losses * tokens.prepared_as(SELECTED)
     if kl is not None:
         penalty, about_kl = KL_PENALTIES.of(kl)(kl, tokens)
         losses, metrics = losses + penalty, {**metrics, **about_kl}
+    if entropy_coefficient is not None:
+        term, about_entropy = entropy_term(entropy_coefficient, tokens)
+        losses, metrics = losses + term, {**metrics, **about_entropy}
     how = aggregation or default_aggregation(objective)
     return AGGREGATIONS.of(how)(how, losses, tokens.mask, step), metrics
 
