@@ -4,12 +4,12 @@ A verifier calls a wrong completion right with probability rho0 and a right one 
 arXiv:2510.00915). With c = 1 - rho0 - rho1 its verdict R of a completion of clean reward r has E[R | r] = rho0 + c r.
 
 What that means for an estimator of advantages: an affine function of all rewards of a group leaves
-(R - mean) / deviation as it is, so with `groupRelative: {normalize: std}` no correction by constant rates can change a
-single-component reward. The noise itself only makes groups count more that are nearly all right or all wrong: verdicts
-have the deviation sqrt(q (1 - q)) with q = rho0 + c p, and the expected advantage is that of the clean rewards times
-c sqrt(p (1 - p)) / sqrt(q (1 - q)), a positive factor for each prompt. The backward correction counts where the scale
-of rewards does: beside other components, with `normalize: none` or `leaveOneOut`, with thresholds and with a KL penalty
-in the reward. The forward correction is R + rho1 - 1, so any baseline removes it.
+(R - mean) / deviation as it is, so with `groupRelative: {normalize: std}` no correction by constant rates changes
+anything where the verdict is the whole reward. There, verdicts have the deviation sqrt(q (1 - q)) with q = rho0 + c p
+for a prompt of pass rate p, and the expected advantage of a large group is that of the clean rewards times
+c sqrt(p (1 - p)) / sqrt(q (1 - q)): never turned round, but weaker the nearer p is to 0 or 1. The backward correction
+counts where the scale of rewards does: beside other components, with `normalize: none` or `leaveOneOut`, with
+thresholds and with a KL penalty in the reward. The forward correction is R + rho1 - 1, so any baseline removes it.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 from plumbline_api.methods.shaping.progress import Progress
 from plumbline_trainer.reporting.metrics import Metric
@@ -30,7 +31,7 @@ def progress(parameters: Progress, rollout: JudgedRollout, state: State, evidenc
         values = evidence.prefix_values[index]
         if len(values) != len(ends) + 1:
             raise ValueError(f"completion {index} has {len(ends)} segments and {len(values)} success rates")
-        gains = [after - before for before, after in zip(values[:-1], values[1:], strict=True)]
+        gains = [after - before for before, after in pairwise(values)]
         total += sum(gains)
         segments += len(ends)
         credits += [

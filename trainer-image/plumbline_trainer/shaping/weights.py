@@ -97,7 +97,7 @@ def hypervolume(points: Sequence[Point], reference: Point) -> float:
     Slices along the first coordinate, and within each slice the same with one coordinate less: the slice up to a
     point's first coordinate belongs to all points from it on.
     """
-    inside = sorted(point for point in points if all(x > r for x, r in zip(point, reference, strict=True)))
+    inside = sorted(tuple(point) for point in points if all(x > r for x, r in zip(point, reference, strict=True)))
     if not inside:
         return 0.0
     if len(reference) == 1:

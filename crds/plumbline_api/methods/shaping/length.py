@@ -9,7 +9,7 @@ from pydantic import Field
 from plumbline_api.methods.shaping.family import ColumnName, Shaping
 from plumbline_api.rules import Rule, field, has
 
-_EXACTLY_ONE_TARGET: ClassVar = (
+_EXACTLY_ONE_TARGET = (
     Rule(
         has("tokens") | has("column"),
         "tokens or column must be set: what is the length that is asked for?",
@@ -75,7 +75,7 @@ class KimiLength(Shaping, key="kimiLength"):
 class ExactLengthTarget(Shaping, key="exactLengthTarget"):
     """LCPO-Exact: subtracts a coefficient times the distance to the length that the prompt asks for, in tokens (L1; Aggarwal and Welleck 2025, arXiv:2503.04697, eq. 1)."""
 
-    rules = _EXACTLY_ONE_TARGET
+    rules: ClassVar = _EXACTLY_ONE_TARGET
 
     coefficient: float = Field(0.0003, gt=0, le=1000, description="What a token of distance costs.")
     tokens: int | None = Field(None, ge=0, le=10_000_000, description="Length that is asked for.")
@@ -90,7 +90,7 @@ class ExactLengthTarget(Shaping, key="exactLengthTarget"):
 class MaximumLengthTarget(Shaping, key="maximumLengthTarget"):
     """LCPO-Max: in place of the 1 of a right answer, a number that falls from 1 to 0 around the greatest length that the prompt allows (L1; Aggarwal and Welleck 2025, arXiv:2503.04697, eq. 2)."""
 
-    rules = _EXACTLY_ONE_TARGET
+    rules: ClassVar = _EXACTLY_ONE_TARGET
 
     coefficient: float = Field(0.0003, gt=0, le=1000, description="What a token more costs.")
     offset: float = Field(
