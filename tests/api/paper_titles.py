@@ -115,4 +115,11 @@ PAPERS = (
     ),
     Paper("Lean and Mean: Decoupled Value Policy Optimization with Global Value Guidance", ("frozenValue", "frozen")),
     Paper("Unlocking the Potential of Difficulty Prior in RL-based Multimodal Reasoning", ("difficultyWeighted",)),
+    Paper("COPO: Consistency-Aware Policy Optimization", ("copo",)),
+    Paper("Mirror Descent Policy Optimization", ("mdpo",)),
+    Paper("Discovered Policy Optimisation", ("discovered",)),
+    Paper(
+        "The Unreasonable Effectiveness of Entropy Minimization in LLM Reasoning",
+        ("entropyFinetuning", "sequenceConfidence", "tokenConfidence"),
+    ),
 )
