@@ -67,7 +67,7 @@ def token_logprobs(
 ) -> torch.Tensor:
     """[N] float32: log-probability of each of `targets` [N] after the hidden states `states` [N, H]."""
     head = causal_model(model).get_output_embeddings()
-    scale, softcap = _logit_scale(model)
+    scale, softcap = logit_scale(model)
     kept = logit_elements if torch.is_grad_enabled() else 0
     if type(head) is nn.Linear and softcap is None:
         scored: torch.Tensor = LinearHeadLogprobs.apply(
@@ -120,7 +120,7 @@ def logits_function(model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
     `logits_scaling` (Granite: divided). `check_head` refuses models whose logits are made otherwise.
     """
     head = causal_model(model).get_output_embeddings()
-    scale, softcap = _logit_scale(model)
+    scale, softcap = logit_scale(model)
 
     def logits_of(states: torch.Tensor) -> torch.Tensor:
         logits = head(states)
@@ -133,7 +133,7 @@ def logits_function(model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
     return logits_of
 
 
-def _logit_scale(model: nn.Module) -> tuple[float, float | None]:
+def logit_scale(model: nn.Module) -> tuple[float, float | None]:
     """The factor and the cap that the architecture applies to the head's outputs."""
     configuration = causal_model(model).config.get_text_config()
     factor = getattr(configuration, "logit_scale", None) or 1.0
