@@ -78,10 +78,6 @@ class JudgedRollout:
     """[N, T] float64: the mean reward of completions that start from what stands before each token; NaN where none
     was sampled. None where the estimator does not ask for it."""
 
-    injected: Tensor | None = None
-    """[N] bool: the completions that no policy sampled, such as a solution out of the data; None without any. Their
-    `logprobs` are those of the policy before the rollout's updates."""
-
     @property
     def mask(self) -> Tensor:
         """[N, T] bool: true at tokens of the completions."""
