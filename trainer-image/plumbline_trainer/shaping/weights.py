@@ -14,7 +14,7 @@ from plumbline_trainer.shaping.registry import SHAPINGS, Evidence, Shaped, State
 
 Point = Sequence[float]
 
-MOST_POINTS = 64
+MOST_POINTS = 32
 """Points of the front that are remembered; beyond, the one that adds least is forgotten."""
 
 

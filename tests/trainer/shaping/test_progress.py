@@ -1,0 +1,72 @@
+"""Progress bonuses on success rates made by hand."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from plumbline_api.methods.shaping.progress import Progress
+from plumbline_trainer.rollout.judged import judged
+from plumbline_trainer.shaping import Evidence, apply_shaping
+from plumbline_trainer.shaping.progress import segment_ends
+
+TEXT = "ab\n\ncde\n\nf"
+
+
+def bonuses(values, text=TEXT, token_ends=None, **parameters):
+    ends = range(1, len(text) + 1) if token_ends is None else token_ends
+    rollout = judged([1.0], [0], lengths=[len(ends)], texts=[text])
+    evidence = Evidence(token_ends=[ends], prefix_values=[values])
+    return apply_shaping([Progress(**parameters)], rollout, {}, evidence)
+
+
+def test_segments_end_behind_matches_and_at_the_end():
+    assert segment_ends(TEXT, r"\n\n", 16) == [4, 9, 10]
+    assert segment_ends(TEXT, r"\n\n", 2) == [4, 10]
+    assert segment_ends(TEXT, r"\n\n", 1) == [10]
+    assert segment_ends("ab\n\n", r"\n\n", 16) == [4]
+    assert segment_ends("ab", r"\n\n", 16) == [2]
+    assert segment_ends("", r"\n\n", 16) == []
+
+
+def test_a_segment_earns_what_it_adds_to_the_success_rate():
+    after, _, metrics = bonuses([0.1, 0.1, 0.6, 0.4], coefficient=0.5)
+    rewards = after.token_rewards[0]
+    assert float(rewards[8]) == pytest.approx(0.25)
+    assert float(rewards[9]) == pytest.approx(-0.1)
+    assert (rewards != 0).nonzero().flatten().tolist() == [8, 9], "a segment that changes nothing gets nothing"
+    assert after.rewards.tolist() == [1]
+    assert metrics["shaping/progress/gain"].value == pytest.approx(0.3)
+    assert metrics["shaping/progress/segments"].value == 3
+
+
+def test_the_token_that_writes_the_last_character_of_a_segment_gets_its_bonus():
+    # tokens "ab", "\n\ncd", "e\n", "\nf": segments end within the second and fourth token
+    after, _, _ = bonuses([0, 0.25, 0.5, 1], token_ends=[2, 6, 8, 10], coefficient=1)
+    assert after.token_rewards[0].tolist() == [0, 0.25, 0, 0.75]
+
+
+@given(st.lists(st.floats(0, 1), min_size=4, max_size=4))
+def test_bonuses_telescope(values):
+    after, _, _ = bonuses(values, coefficient=2)
+    total = 0.0 if after.token_rewards is None else float(after.token_rewards.sum())
+    assert total == pytest.approx(2 * (values[-1] - values[0]), abs=1e-9)
+
+
+def test_without_a_coefficient_nothing_changes():
+    after, _, _ = bonuses([0, 1, 0, 1], coefficient=0)
+    assert after.token_rewards is None
+
+
+def test_missing_or_misfitting_success_rates_are_refused():
+    rollout = judged([1.0], [0], texts=[TEXT])
+    with pytest.raises(ValueError, match="success rates of prefixes"):
+        apply_shaping([Progress()], rollout, {})
+    with pytest.raises(ValueError, match="3 segments and 2 success rates"):
+        bonuses([0, 1])
+
+
+def test_completions_without_reward_get_no_bonus():
+    rollout = judged([0.0], [0], valid=torch.tensor([False]), lengths=[10], texts=[TEXT])
+    evidence = Evidence(token_ends=[range(1, 11)], prefix_values=[[]])
+    assert apply_shaping([Progress()], rollout, {}, evidence)[0].token_rewards is None
