@@ -81,11 +81,11 @@ class TrainerPaths(ApiModel):
 
     model: str = Field(description="Directory of the model.")
     reference: str | None = Field(None, description="Directory of the reference model; default: the model.")
-    train: str | None = Field(None, description="File with the training rows, where the spec has data.train.")
+    train: str | None = Field(None, description="File with the training rows, where data.train has a source.")
     mixture: dict[str, str] = Field(
         default_factory=dict, description="File of each source of the training rows, by name, for data.mixture."
     )
-    evaluation: str | None = Field(None, description="File with the held-out rows.")
+    evaluation: str | None = Field(None, description="File with the held-out rows, where data.evaluation has a source.")
     rewards: dict[str, str] = Field(
         default_factory=dict, description="File with the code of each reward component that has code, by name."
     )

@@ -9,7 +9,7 @@ from pydantic import Field
 from plumbline_api.base import ApiModel
 from plumbline_api.methods.pairing_choice import PairingChoice
 from plumbline_api.rules import Rule, field, has
-from plumbline_api.sources import Data, Dataset
+from plumbline_api.sources import Dataset, FileData
 
 LIMIT_PLACE = "{limit}"
 """Where the number of words stands in the text of a length instruction."""
@@ -83,7 +83,7 @@ class LengthInstruction(ApiModel):
     )
 
 
-class PreferenceJobData(Data):
+class PreferenceJobData(FileData):
     """The rows that the job learns from and is measured on."""
 
     rules: ClassVar = (

@@ -7,8 +7,9 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BeforeValidator, Field
 
 from plumbline_api.base import ApiModel
+from plumbline_api.locations import SUBDOMAIN_NAME
 from plumbline_api.rules import Rule, field, has
-from plumbline_api.sources import SUBDOMAIN_NAME, OutputVolume
+from plumbline_api.sources import OutputVolume
 
 
 def _as_text(value: object) -> object:

@@ -8,9 +8,9 @@ from pydantic import Field
 
 from plumbline_api.base import ApiModel
 from plumbline_api.job import ObjectMeta
+from plumbline_api.locations import SUBDOMAIN_NAME
 from plumbline_api.rules import Rule, field, has
 from plumbline_api.running import LabelText, Quantity, Toleration
-from plumbline_api.sources import SUBDOMAIN_NAME
 
 Label = Annotated[str, Field(max_length=63)]
 

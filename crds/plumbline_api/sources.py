@@ -2,58 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from plumbline_api.base import ApiModel, Choice, Family
+from plumbline_api.base import ApiModel
+from plumbline_api.locations import RELATIVE_PATH, ClaimName, SourceChoice
+from plumbline_api.methods.prompt_generator import PromptGenerator, PromptGeneratorChoice
 from plumbline_api.methods.verifiers.choice import VerifierChoice
-from plumbline_api.rules import Rule, has
-
-SUBDOMAIN_NAME = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
-RELATIVE_PATH = r"^[^/.][^/]*(/[^/.][^/]*)*$"
-
-ClaimName = Annotated[str, Field(min_length=1, max_length=253, pattern=SUBDOMAIN_NAME)]
-
-
-class Source(Family):
-    """Where files are read from."""
-
-
-class VolumeSource(Source, key="volume"):
-    """A file or folder on a PersistentVolumeClaim of the job's namespace."""
-
-    claim_name: ClaimName = Field(description="Name of the PersistentVolumeClaim.")
-    path: str | None = Field(
-        None,
-        min_length=1,
-        max_length=1024,
-        pattern=RELATIVE_PATH,
-        description="Path below the volume's root, without a leading slash; default: the root.",
-    )
-
-
-class ConfigMapSource(Source, key="configMap"):
-    """A file in a ConfigMap of the job's namespace: for data of up to 1 MiB."""
-
-    name: str = Field(min_length=1, max_length=253, pattern=SUBDOMAIN_NAME, description="Name of the ConfigMap.")
-    key: str = Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$", description="Key that holds the file.")
-
-
-class UriSource(Source, key="uri"):
-    """A location that fsspec can read, such as s3://bucket/key or https://host/file."""
-
-    uri: str = Field(min_length=4, max_length=2048, pattern=r"^[a-z][a-z0-9+.-]*://.+$", description="The location.")
-
-
-class PathSource(Source, key="path"):
-    """A path in the container's own file system, for models baked into an image and for running the trainer by itself."""
-
-    path: str = Field(min_length=1, max_length=4096, description="The path.")
-
-
-class SourceChoice(Choice, family=Source):
-    """Where the files are: exactly one kind of source."""
+from plumbline_api.rules import Rule, field, has
 
 
 class DatasetColumns(ApiModel):
@@ -101,18 +58,16 @@ class DatasetColumns(ApiModel):
     )
 
 
-class Dataset(ApiModel):
-    """One data set: where it is and how it is written."""
+_ONE_FILE = Rule(
+    has("source.volume.path").when(has("source.volume")),
+    "source.volume.path must be set: a data set is one file of the volume",
+    path="source.volume",
+)
 
-    rules: ClassVar = (
-        Rule(
-            has("source.volume.path").when(has("source.volume")),
-            "source.volume.path must be set: a data set is one file of the volume",
-            path="source.volume",
-        ),
-    )
 
-    source: SourceChoice = Field(description="Where the file is.")
+class RowSet(ApiModel):
+    """How the rows of one data set are written."""
+
     format: Literal["auto", "jsonl", "parquet"] = Field("auto", description="auto goes by the file's ending.")
     columns: DatasetColumns = Field(
         default_factory=DatasetColumns, description="Names of the columns, where they differ from the defaults."
@@ -120,11 +75,33 @@ class Dataset(ApiModel):
     max_rows: int | None = Field(None, ge=1, le=1_000_000_000, description="Use only the first so many rows.")
 
 
+class Dataset(RowSet):
+    """One data set: where it is and how it is written."""
+
+    rules: ClassVar = (_ONE_FILE,)
+
+    source: SourceChoice = Field(description="Where the file is.")
+
+
+class PromptSet(RowSet):
+    """One set of prompts: a file of rows, or what makes them."""
+
+    rules: ClassVar = (
+        Rule(has("source").differs(has("generator")), "exactly one of source and generator must be set"),
+        _ONE_FILE,
+    )
+
+    source: SourceChoice | None = Field(None, description="Where the file is.")
+    generator: PromptGeneratorChoice | None = Field(
+        None, description="What makes the prompts, in place of a file: exactly one generator."
+    )
+
+
 class Data(ApiModel):
     """The rows that a job learns from and is measured on: what both kinds of job share."""
 
-    train: Dataset | None = Field(None, description="Rows to learn from.")
-    evaluation: Dataset | None = Field(None, description="Held-out rows; without them nothing is evaluated.")
+    train: RowSet | None = Field(None, description="Rows to learn from.")
+    evaluation: RowSet | None = Field(None, description="Held-out rows; without them nothing is evaluated.")
     overlong: Literal["refuse", "drop", "truncate"] = Field(
         "refuse",
         description="What happens to a row whose prompt or completion is longer than training.maxPromptTokens or training.maxCompletionTokens: the job is refused naming the row, the row is dropped and counted, or the prompt loses its beginning and the completion its end.",
@@ -132,10 +109,32 @@ class Data(ApiModel):
     shuffle: bool = Field(True, description="Order rows anew in every epoch, by seed; false keeps the file's order.")
 
 
+_HELD_OUT = "Held-out rows; without them nothing is evaluated."
+
+
+class FileData(Data):
+    """Rows that stand in files."""
+
+    train: Dataset | None = Field(None, description="Rows to learn from.")
+    evaluation: Dataset | None = Field(None, description=_HELD_OUT)
+
+
 class PromptData(Data):
     """The prompts that the job learns from and is measured on."""
 
-    train: Dataset = Field(description="Rows to learn from.")
+    rules: ClassVar = tuple(
+        Rule(
+            field(f"train.generator.{key}.seed")
+            .differs(field(f"evaluation.generator.{key}.seed"))
+            .when(has(f"train.generator.{key}") & has(f"evaluation.generator.{key}")),
+            f"evaluation.generator.{key}.seed must differ from train.generator.{key}.seed: the held-out prompts would be those learned from",
+            path="evaluation",
+        )
+        for key in [member.member_key for member in PromptGenerator.members()]
+    )
+
+    train: PromptSet = Field(description="Rows to learn from.")
+    evaluation: PromptSet | None = Field(None, description=_HELD_OUT)
 
 
 _A_MODEL_IS_A_DIRECTORY = Rule(

@@ -73,9 +73,9 @@ def resolve_paths(spec: Any, job_name: str, mounts: Mounts) -> TrainerPaths:
     return TrainerPaths(
         model=_directory(spec.model.source, MODEL_PATH, mounts),
         reference=_directory(spec.reference.source, REFERENCE_PATH, mounts) if spec.reference else None,
-        train=_file(train.source, TRAIN_DATA_PATH, "data-train", mounts) if train else None,
+        train=_data_file(train, TRAIN_DATA_PATH, "data-train", mounts),
         mixture=_mixture(spec, mounts),
-        evaluation=_file(evaluation.source, EVALUATION_DATA_PATH, "data-evaluation", mounts) if evaluation else None,
+        evaluation=_data_file(evaluation, EVALUATION_DATA_PATH, "data-evaluation", mounts),
         rewards=_reward_code(spec, mounts),
         checkpoints=CHECKPOINTS_PATH,
         output=OUTPUT_PATH,
@@ -89,6 +89,11 @@ def _directory(source: Any, mount_path: str, mounts: Mounts) -> str:
         mounts.claim(source.value.claim_name, mount_path, source.value.path, read_only=True)
         return mount_path
     return _direct(source)
+
+
+def _data_file(dataset: Any, mount_path: str, volume: str, mounts: Mounts) -> str | None:
+    """The file of a data set; None without one, and where a generator makes its rows: that needs no mount."""
+    return None if dataset is None or dataset.source is None else _file(dataset.source, mount_path, volume, mounts)
 
 
 def _file(source: Any, mount_path: str, volume: str, mounts: Mounts) -> str:

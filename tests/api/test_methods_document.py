@@ -15,6 +15,7 @@ from plumbline_api.methods.kl import KlChoice
 from plumbline_api.methods.optimization import OptimizerChoice, PeftChoice, ScheduleChoice
 from plumbline_api.methods.policy.choice import PolicyObjectiveChoice
 from plumbline_api.methods.policy_aggregation import PolicyAggregationChoice
+from plumbline_api.methods.prompt_generator import PromptGeneratorChoice
 from plumbline_api.methods.verifiers.choice import VerifierChoice
 from plumbline_api.preference_job import PreferenceJobSpec
 from plumbline_api.rlvr_job import RLVRJobSpec
@@ -68,6 +69,7 @@ SECTIONS: dict[type[Choice], tuple[str, str]] = {
     PolicyAggregationChoice: ("Aggregation of token losses of RLVRJob (`spec.aggregation`)", ""),
     KlChoice: ("KL penalties of RLVRJob (`spec.kl`)", ""),
     AdvantageChoice: ("Advantages of RLVRJob (`spec.advantage`)", ""),
+    PromptGeneratorChoice: ("Generators of prompts (`spec.data.train.generator`)", "generator."),
     VerifierChoice: ("Verifiers of RLVRJob (`spec.rewards[].verifier`)", ""),
     OptimizerChoice: (OPTIMIZATION, "optimizer."),
     ScheduleChoice: (OPTIMIZATION, "schedule."),

@@ -17,6 +17,7 @@ from plumbline_api.methods.pairing_choice import PairingChoice
 from plumbline_api.methods.policy.choice import PolicyObjectiveChoice
 from plumbline_api.methods.policy_aggregation import PolicyAggregationChoice
 from plumbline_api.methods.preference.choice import PreferenceObjectiveChoice
+from plumbline_api.methods.prompt_generator import PromptGenerator, PromptGeneratorChoice
 from plumbline_api.methods.verifiers.choice import VerifierChoice
 from plumbline_api.methods.weighting import PairWeightingChoice
 from plumbline_api.preference_job import PreferenceJob
@@ -126,12 +127,18 @@ OTHER_BLOCKS: dict[str, Document] = {
 """Patches of valid PreferenceJobs: blocks that are no methods, and what may stand together."""
 
 
+_PARAMETERS_OF_GENERATORS: dict[str, Document] = {"reasoningGym": {"task": "chain_sum", "config": {"max_terms": 3}}}
+
+
 def _parameters(member: type[Family]) -> Document:
-    return _PARAMETERS_WITHOUT_DEFAULT.get(member.member_key, {})
+    known = _PARAMETERS_OF_GENERATORS if issubclass(member, PromptGenerator) else _PARAMETERS_WITHOUT_DEFAULT
+    return known.get(member.member_key, {})
 
 
 def _around(member: type[Family]) -> Document:
     """What else a job needs for this member."""
+    if issubclass(member, PromptGenerator):
+        return {"spec.data.train.source": REMOVED}
     return {"spec.objective": _OBJECTIVE_OF_PAIRING[member.reads]} if issubclass(member, Pairing) else {}
 
 
@@ -145,6 +152,7 @@ PLACES: tuple[tuple[str, str, type[Choice]], ...] = (
     ("RLVRJob", "spec.aggregation", PolicyAggregationChoice),
     ("RLVRJob", "spec.kl", KlChoice),
     ("RLVRJob", "spec.advantage", AdvantageChoice),
+    ("RLVRJob", "spec.data.train.generator", PromptGeneratorChoice),
     ("RLVRJob", "spec.rewards.0.verifier", VerifierChoice),
     ("PreferenceJob", "spec.optimizer", OptimizerChoice),
     ("PreferenceJob", "spec.schedule", ScheduleChoice),

@@ -126,6 +126,19 @@ def test_each_source_of_a_mixture_is_mounted_under_its_name() -> None:
     assert len(names) == len(set(names))
 
 
+def test_generated_prompts_need_no_mount() -> None:
+    job = rlvr_job()
+    generator = {"reasoningGym": {"task": "chain_sum", "config": {"max_terms": 3, "nothing": None}}}
+    job["spec"]["data"] = {"train": {"generator": generator}}
+    snapshot = snapshot_of(job)
+    assert snapshot.config.paths.train is None
+    assert snapshot.config.rlvr.data.to_document()["train"]["generator"]["reasoningGym"]["config"] == {
+        "max_terms": 3,
+        "nothing": None,
+    }
+    assert not [path for path in mounts_of(pod_of(job)) if path.startswith("/plumbline/data")]
+
+
 def test_reward_code_is_mounted_under_its_name() -> None:
     job = rlvr_job()
     assert snapshot_of(job).config.paths.rewards == {"own_code": "/plumbline/rewards/own_code/score.py"}

@@ -73,9 +73,9 @@ def local_paths(spec: PreferenceJobSpec | RLVRJobSpec) -> TrainerPaths:
     return TrainerPaths(
         model=_local(spec.model.source, "spec.model.source"),
         reference=_local(spec.reference.source, "spec.reference.source") if spec.reference else None,
-        train=_local(train.source, "spec.data.train.source") if train else None,
+        train=_data_file(train, "spec.data.train"),
         mixture=_mixed_files(spec) if isinstance(spec, PreferenceJobSpec) else {},
-        evaluation=_local(evaluation.source, "spec.data.evaluation.source") if evaluation else None,
+        evaluation=_data_file(evaluation, "spec.data.evaluation"),
         rewards=_reward_files(spec) if isinstance(spec, RLVRJobSpec) else {},
         checkpoints=str(output.with_name(output.name + "-checkpoints")),
         output=str(output),
@@ -124,6 +124,11 @@ def _local(source: Any, field: str) -> str:
     if source.key != "path":
         raise ConfigError(f"{field}.{source.key} needs a cluster; give {field}.path to run without one")
     return str(source.value.path)
+
+
+def _data_file(dataset: Any, field: str) -> str | None:
+    """The file of a data set; None without one, and where a generator makes its rows."""
+    return None if dataset is None or dataset.source is None else _local(dataset.source, f"{field}.source")
 
 
 def _mixed_files(spec: PreferenceJobSpec) -> dict[str, str]:

@@ -22,7 +22,7 @@ def digest_inputs(paths: TrainerPaths) -> Inputs:
     training = [paths.train] if paths.train else [file for _, file in sorted(paths.mixture.items())]
     return Inputs(
         model=digest_of_directory(resolve_directory(paths.model)),
-        data=_digest_of_files(training, DataError, "the training data"),
+        data=_digest_of_files(training, DataError, "the training data") if training else None,
         evaluation=_digest_of_files([evaluation], DataError, "the held-out data") if evaluation else None,
         rewards=_digest_of_files(rewards, RewardFunctionError, "the reward code") if rewards else None,
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from plumbline_api.methods.preference.family import DataShape
-from plumbline_api.sources import Dataset, DatasetColumns
+from plumbline_api.sources import DatasetColumns, RowSet
 from plumbline_trainer.data.conversations import (
     BadRow,
     Message,
@@ -121,7 +121,7 @@ class _EqualTexts(BadRow):
 
 def load_rows(
     location: str,
-    dataset: Dataset,
+    dataset: RowSet,
     shape: Shape,
     *,
     max_rows: int | None = None,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from plumbline_api.contract import TrainerConfig
-from plumbline_api.sources import Dataset
+from plumbline_api.sources import Dataset, PromptSet
 from plumbline_trainer.data.rendering import Fitted, Renderer
 from plumbline_trainer.failures import ConfigError, DataError
 from plumbline_trainer.modeling.loading import check_context, load_configuration, load_tokenizer, resolve_directory
@@ -21,12 +21,12 @@ Loaded = TypeVar("Loaded")
 
 @dataclass(frozen=True)
 class DataSource:
-    """One file of a data set."""
+    """One file of a data set, or one set of prompts that a generator makes."""
 
     location: str
-    """Path or URI."""
+    """Path or URI; empty where a generator makes the rows."""
 
-    dataset: Dataset
+    dataset: Dataset | PromptSet
     field: str
     """Where it stands in `spec.data`."""
 
@@ -66,19 +66,24 @@ def load_data_sets(config: TrainerConfig, load: Load[Loaded]) -> tuple[Loaded, L
     """The training set and, where the job has one, the held-out set, which `evaluation.maxRows` limits."""
     data, paths = config.spec.data, config.paths
     train = load(training_sources(config), training=True, max_rows=None)
-    if paths.evaluation is None or data.evaluation is None:
+    if data.evaluation is None or (paths.evaluation is None and not is_generated(data.evaluation)):
         return train, None
-    held_out = DataSource(paths.evaluation, data.evaluation, "evaluation")
+    held_out = DataSource(paths.evaluation or "", data.evaluation, "evaluation")
     return train, load([held_out], training=False, max_rows=config.spec.evaluation.max_rows)
+
+
+def is_generated(dataset: Dataset | PromptSet) -> bool:
+    """Whether its rows are made and not read."""
+    return isinstance(dataset, PromptSet) and dataset.generator is not None
 
 
 def training_sources(config: TrainerConfig) -> list[DataSource]:
     """The files of the training rows. Raises `ConfigError` where the configuration has no path for one of them."""
     data, paths = config.spec.data, config.paths
     if data.train is not None:
-        if paths.train is None:
+        if paths.train is None and not is_generated(data.train):
             raise ConfigError("paths.train must be set: it is the file of data.train")
-        return [DataSource(paths.train, data.train, "train")]
+        return [DataSource(paths.train or "", data.train, "train")]
     mixture = (config.preference.data.mixture if config.preference else None) or []
     for part in mixture:
         if part.name not in paths.mixture:

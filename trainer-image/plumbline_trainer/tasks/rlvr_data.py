@@ -9,12 +9,14 @@ from pathlib import Path
 
 from plumbline_api.contract import TrainerConfig
 from plumbline_api.rlvr_job import RLVRJobSpec
-from plumbline_api.sources import Dataset
+from plumbline_api.sources import PromptSet, RowSet
 from plumbline_api.status import DataStatus, RowCount
 from plumbline_trainer.data.batches import TokenSequence
+from plumbline_trainer.data.files import digest
 from plumbline_trainer.data.filters import OVERLONG, TRUNCATED
+from plumbline_trainer.data.generators import GENERATORS
 from plumbline_trainer.data.rendering import Limits, Renderer, fit
-from plumbline_trainer.data.rows import PromptRow, Rows, listed, load_rows
+from plumbline_trainer.data.rows import PromptRow, Rows, listed, load_rows, shape_rows
 from plumbline_trainer.failures import DataError
 from plumbline_trainer.modeling.loading import load_configuration, resolve_directory
 from plumbline_trainer.rewards.pool import VerifierPool
@@ -57,12 +59,13 @@ def load_prompts(
     max_rows: int | None = None,
     max_rendered: int | None = None,
 ) -> PromptData:
-    """Reads a data set, which is one file; renders all rows, or the first `max_rendered`.
+    """Reads a data set, which is one file, or makes it; renders all rows, or the first `max_rendered`.
 
-    Raises `DataError` naming file and line, also for rows without the answer that a reward component needs.
+    Raises `DataError` naming file and line, also for rows without the answer that a reward component needs, and
+    `ConfigError` where a generator cannot make its rows.
     """
     [source] = sources
-    found = load_rows(source.location, source.dataset, "prompts", max_rows=max_rows)
+    found = _rows_of(source, max_rows)
     _require_answers(found, source.dataset, spec)
     rows = found.rows[:max_rendered]
     prompt_ids = renderer.prompt_ids([row.prompt for row in rows], [row.place for row in rows])
@@ -79,7 +82,21 @@ def load_prompts(
     return PromptData(fitted.rows, kept, len(found.rows), found.digest, warnings, status)
 
 
-def _require_answers(found: Rows, dataset: Dataset, spec: RLVRJobSpec) -> None:
+def _rows_of(source: DataSource, max_rows: int | None) -> Rows:
+    dataset = source.dataset
+    if isinstance(dataset, PromptSet) and dataset.generator is not None:
+        import plumbline_trainer.data.reasoning_gym  # noqa: F401  (registers the generator)
+
+        limits = [limit for limit in (dataset.max_rows, max_rows) if limit is not None]
+        made = GENERATORS.of(dataset.generator.value)(
+            dataset.generator.value, dataset.columns, min(limits, default=None)
+        )
+        rows, _ = shape_rows(made, dataset.columns, "prompts")
+        return Rows(rows, digest(made), len(made))
+    return load_rows(source.location, dataset, "prompts", max_rows=max_rows)
+
+
+def _require_answers(found: Rows, dataset: RowSet, spec: RLVRJobSpec) -> None:
     needing = [reward.name for reward in spec.rewards if reward.verifier.value.needs_answer]
     if not needing:
         return

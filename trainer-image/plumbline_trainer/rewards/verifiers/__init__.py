@@ -6,10 +6,12 @@ libraries such as math-verify only where a job asks for them. A verifier raises 
 """
 
 from plumbline_trainer.rewards.verifiers import (  # noqa: F401  (importing a module registers its verifiers)
+    code,
     instructions,
     mathematics,
     multiple_choice,
     python,
+    reasoning_gym,
     schema,
     text,
 )

@@ -99,7 +99,7 @@ def _math_verify() -> ModuleType:
     logging.getLogger("math_verify").setLevel(logging.ERROR)
     import math_verify
 
-    return math_verify  # type: ignore[no-any-return]
+    return math_verify
 
 
 def _decimal(text: str) -> Decimal:
