@@ -52,7 +52,10 @@ def test_normalised_advantages_have_mean_0_and_variance_1_over_tokens(parameters
 
 def test_components_are_standardised_before_they_are_added() -> None:
     """Two components in one group of three, written out."""
-    right, form = torch.tensor([1.0, 0.0, 0.0]).double(), torch.tensor([0.0, 100.0, 50.0]).double()
+    right, form = (
+        torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64),
+        torch.tensor([0.0, 100.0, 50.0], dtype=torch.float64),
+    )
     rollout = judged(
         right + form, [0, 0, 0], components={"right": right, "form": form}, weights={"right": 2.0, "form": 0.5}
     )
@@ -66,7 +69,7 @@ def test_components_are_standardised_before_they_are_added() -> None:
 
 def test_decoupled_rewards_tell_apart_what_their_sum_does_not() -> None:
     """(1, 0), (0, 1) and (1, 1), (0, 0): only the sum of standardised components sees which component is rare."""
-    right, form = torch.tensor([1.0, 0, 0, 0]).double(), torch.tensor([0.0, 1, 1, 0]).double()
+    right, form = torch.tensor([1.0, 0, 0, 0], dtype=torch.float64), torch.tensor([0.0, 1, 1, 0], dtype=torch.float64)
     rollout = judged(right + form, [0] * 4, components={"a": right, "b": form}, weights={"a": 1.0, "b": 1.0})
     coupled, decoupled = advantages(GroupRelative(), rollout), advantages(RewardDecoupled(), rollout)
     assert coupled[0] == coupled[1]
@@ -74,11 +77,11 @@ def test_decoupled_rewards_tell_apart_what_their_sum_does_not() -> None:
 
 
 def test_a_component_that_failed_adds_nothing() -> None:
-    right = torch.tensor([1.0, 0.0, 0.5]).double()
-    form = torch.tensor([3.0, 1.0, torch.nan]).double()
+    right = torch.tensor([1.0, 0.0, 0.5], dtype=torch.float64)
+    form = torch.tensor([3.0, 1.0, torch.nan], dtype=torch.float64)
     rollout = judged(right, [0] * 3, components={"a": right, "b": form}, weights={"a": 1.0, "b": 1.0})
     of_right = (right - 0.5) / (right.std() + 1e-4)
-    of_form = torch.tensor([1.0, -1.0, 0.0]).double() / (form[:2].std() + 1e-4)
+    of_form = torch.tensor([1.0, -1.0, 0.0], dtype=torch.float64) / (form[:2].std() + 1e-4)
     total = of_right + of_form
     torch.testing.assert_close(advantages(RewardDecoupled(), rollout), (total - total.mean()) / (total.std() + 1e-4))
 

@@ -87,8 +87,8 @@ def test_the_best_sample_gains_what_the_group_would_lose_without_it() -> None:
 
 def test_the_best_of_the_valid_samples() -> None:
     result = estimate(PassAtK(), [1, 0, 50, 7, 2], [0, 0, 0, 1, 1], [True, True, False, True, True])
-    deviation = torch.tensor([1.0, 0.0]).double().std().item()
-    wide = torch.tensor([7.0, 2.0]).double().std().item()
+    deviation = torch.tensor([1.0, 0.0], dtype=torch.float64).std().item()
+    wide = torch.tensor([7.0, 2.0], dtype=torch.float64).std().item()
     assert result == pytest.approx([1 / (deviation + 1e-6), 0, 0, 5 / (wide + 1e-6), 0])
 
 

@@ -71,8 +71,8 @@ def test_trees_do_not_see_each_other_and_texts_are_prefixes_too() -> None:
 def test_what_was_not_judged_has_no_part_in_any_value() -> None:
     valid = [True, True, True, True, False, True, True]
     result = advantages(PrefixTree(), rollout_of([1, 0, 1, 0, 999, 0, 0], valid=valid))
-    values = torch.tensor([2 / 6, 2 / 6, 1 / 2, 1 / 2, 0, 0]).double()
-    above = torch.tensor([1.0, 0, 1, 0, 0, 0]).double() - values
+    values = torch.tensor([2 / 6, 2 / 6, 1 / 2, 1 / 2, 0, 0], dtype=torch.float64)
+    above = torch.tensor([1.0, 0, 1, 0, 0, 0], dtype=torch.float64) - values
     assert result[4] == 0
     torch.testing.assert_close(result[torch.tensor(valid)], above - above.mean())
 
