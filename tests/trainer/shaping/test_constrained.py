@@ -26,7 +26,9 @@ def test_an_inequality_begins_with_equal_weights_and_follows_its_gap():
     assert metrics["shaping/constrained/multiplier/proxy"].value == 0.5
 
 
-@pytest.mark.parametrize(("kind", "mean", "direction"), [("atLeast", 0.2, 1), ("atLeast", 0.8, -1), ("atMost", 0.2, -1), ("atMost", 0.8, 1)])
+@pytest.mark.parametrize(
+    ("kind", "mean", "direction"), [("atLeast", 0.2, 1), ("atLeast", 0.8, -1), ("atMost", 0.2, -1), ("atMost", 0.8, 1)]
+)
 def test_a_multiplier_grows_where_its_constraint_is_broken(kind, mean, direction):
     parameters = Constrained(constraints=[{"component": "proxy", "threshold": 0.5, "kind": kind}])
     _, states, _ = apply_shaping([parameters], rollout_of([0.0], proxy=[mean]), {})
@@ -103,9 +105,7 @@ def play(parameters, steps=3000, rate=0.3, weight=0.0):
 
 @pytest.mark.parametrize("kind", ["atLeast", "equal"])
 def test_the_constrained_run_stops_at_the_threshold_that_a_fixed_weight_overshoots(kind):
-    parameters = Constrained(
-        constraints=[{"component": "proxy", "threshold": 0.5, "kind": kind}], learning_rate=0.05
-    )
+    parameters = Constrained(constraints=[{"component": "proxy", "threshold": 0.5, "kind": kind}], learning_rate=0.05)
     proxy, gold, states = play(parameters)
     overshot, less_gold, _ = play(None, weight=30.0)
     assert proxy == pytest.approx(0.5, rel=0.05)

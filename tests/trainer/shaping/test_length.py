@@ -1,5 +1,6 @@
 """Length rewards against the papers' formulas and hand-computed numbers."""
 
+import itertools
 import math
 
 import pytest
@@ -57,13 +58,13 @@ def test_cosine_keeps_other_components():
 @pytest.mark.parametrize("parameters", [CosineLength(), MaximumLengthTarget(tokens=40, coefficient=0.01)])
 def test_right_completions_earn_less_the_longer_they_are(parameters):
     rewards = rewards_of(parameters, [1] * 101, range(101))
-    assert all(later <= earlier for earlier, later in zip(rewards, rewards[1:], strict=False))
+    assert all(later <= earlier for earlier, later in itertools.pairwise(rewards))
     assert rewards[-1] < rewards[0]
 
 
 def test_cosine_makes_wrong_completions_lose_less_the_longer_they_are():
     rewards = rewards_of(CosineLength(), [0] * 101, range(101))
-    assert all(later > earlier for earlier, later in zip(rewards, rewards[1:], strict=False))
+    assert all(later > earlier for earlier, later in itertools.pairwise(rewards))
 
 
 @given(length=st.integers(0, 100), cache=st.integers(1, 100))

@@ -188,5 +188,7 @@ def test_the_rate_begins_as_given_and_continues_exactly_from_a_checkpoint():
 def test_an_estimated_rate_never_makes_the_verifier_useless():
     everything_missed = judged([0.0] * 4, [0] * 4, components={"judge": torch.ones(4, dtype=torch.float64)})
     _, states, _ = apply_shaping([appeal_parameters(0.5)], everything_missed, {})
-    after, _, _ = apply_shaping([appeal_parameters(0.5)], judged([1.0, 0.0], [0, 0], components={"judge": torch.ones(2)}), states)
+    after, _, _ = apply_shaping(
+        [appeal_parameters(0.5)], judged([1.0, 0.0], [0, 0], components={"judge": torch.ones(2)}), states
+    )
     assert after.rewards.tolist() == pytest.approx([0.9 / 0.05, -0.1 / 0.05])

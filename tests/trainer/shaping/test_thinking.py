@@ -1,5 +1,7 @@
 """Where answers stand in a text: LC-R1's rewards and the metrics of overthinking, on traces made by hand."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -74,13 +76,20 @@ def test_stopping_where_the_answer_is_found_becomes_likelier():
             value = value + probability * reward
         (gradient,) = torch.autograd.grad(value, logit)
         logit = (logit + 2 * gradient).detach().requires_grad_()
-    assert all(later < earlier for earlier, later in zip(chance, chance[1:], strict=False))
+    assert all(later < earlier for earlier, later in itertools.pairwise(chance))
     assert chance[-1] < 0.1
 
 
 @pytest.mark.parametrize(
     ("found", "answer", "expected"),
-    [("5", "5", True), ("5.0", "5", True), ("1,000", "1000", True), (" x + 1", "x+1", True), ("6", "5", False), ("a", "5", False)],
+    [
+        ("5", "5", True),
+        ("5.0", "5", True),
+        ("1,000", "1000", True),
+        (" x + 1", "x+1", True),
+        ("6", "5", False),
+        ("a", "5", False),
+    ],
 )
 def test_equal_answers(found, answer, expected):
     assert same(found, answer) is expected
