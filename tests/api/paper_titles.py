@@ -122,4 +122,36 @@ PAPERS = (
         "The Unreasonable Effectiveness of Entropy Minimization in LLM Reasoning",
         ("entropyFinetuning", "sequenceConfidence", "tokenConfidence"),
     ),
+    Paper("Batch size-invariance for policy optimization", ("decoupledPpo", "ppoEwma")),
+    Paper(
+        "Teaching Large Language Models to Reason with Reinforcement Learning", ("expertIteration", "returnConditioned")
+    ),
+    Paper(
+        "Learning Math Reasoning from Self-Sampled Correct and Partially-Correct Solutions",
+        ("mleAugmented", "marginalLikelihood"),
+    ),
+    Paper("Confronting Reward Model Overoptimization with Constrained RLHF", ("constrained",)),
+    Paper(
+        "Learning to Optimize Multi-Objective Alignment Through Dynamic Reward Weighting",
+        ("hypervolumeWeighting", "gradientWeighting"),
+    ),
+    Paper("SophiaVL-R1: Reinforcing MLLMs Reasoning with Thinking Reward", ("trust",)),
+    Paper("Stable Reinforcement Learning for Efficient Reasoning", ("gatedLength",)),
+    Paper("Unlocking Recursive Thinking of LLMs: Alignment via Refinement", ("refinementGain",)),
+    Paper("Do NOT Think That Much for 2+3=? On the Overthinking of o1-Like LLMs", ("solutionEfficiency",)),
+    Paper("Optimizing Length Compression in Large Reasoning Models", ("lengthCompression",)),
+    Paper("Posterior-GRPO: Rewarding Reasoning Processes in Code Generation", ("posterior",)),
+    Paper(
+        "Qwen2.5-Math Technical Report: Toward Mathematical Expert Model via Self-Improvement",
+        ("sigmoidGate",),
+    ),
+    Paper("Optimizing Test-Time Compute via Meta Reinforcement Fine-Tuning", ("progress",)),
+    Paper(
+        "When Greedy Wins: Emergent Exploitation Bias in Meta-Bandit LLM Training",
+        ("banditRegret", "oracleImitation"),
+    ),
+    Paper(
+        "Reinforcement Learning with Verifiable yet Noisy Rewards under Imperfect Verifiers",
+        ("backwardCorrection", "forwardCorrection"),
+    ),
 )
