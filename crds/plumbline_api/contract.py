@@ -23,9 +23,11 @@ CONTRACT_VERSION = "v1"
 CONFIG_PATH = "/etc/plumbline/config.json"
 MODEL_PATH = "/plumbline/model"
 REFERENCE_PATH = "/plumbline/reference"
+CRITIC_PATH = "/plumbline/critic"
 TRAIN_DATA_PATH = "/plumbline/data/train"
 EVALUATION_DATA_PATH = "/plumbline/data/evaluation"
 REWARDS_PATH = "/plumbline/rewards"
+REWARD_MODELS_PATH = "/plumbline/reward-models"
 CHECKPOINTS_PATH = "/plumbline/checkpoints"
 OUTPUT_PATH = "/plumbline/output"
 TERMINATION_LOG_PATH = "/dev/termination-log"
@@ -81,6 +83,7 @@ class TrainerPaths(ApiModel):
 
     model: str = Field(description="Directory of the model.")
     reference: str | None = Field(None, description="Directory of the reference model; default: the model.")
+    critic: str | None = Field(None, description="Directory of a critic with a model of its own; default: the model.")
     train: str | None = Field(None, description="File with the training rows, where data.train has a source.")
     mixture: dict[str, str] = Field(
         default_factory=dict, description="File of each source of the training rows, by name, for data.mixture."
@@ -88,6 +91,9 @@ class TrainerPaths(ApiModel):
     evaluation: str | None = Field(None, description="File with the held-out rows, where data.evaluation has a source.")
     rewards: dict[str, str] = Field(
         default_factory=dict, description="File with the code of each reward component that has code, by name."
+    )
+    reward_models: dict[str, str] = Field(
+        default_factory=dict, description="Directory of the model of each reward component that has one, by name."
     )
     checkpoints: str = Field(description="Directory of the checkpoints.")
     output: str = Field(description="Directory of the trained model.")

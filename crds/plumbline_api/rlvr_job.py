@@ -10,11 +10,18 @@ from plumbline_api.base import ApiModel
 from plumbline_api.job import JOB_NAME_RULES, JobSpec, ObjectMeta
 from plumbline_api.methods.advantage.choice import AdvantageChoice
 from plumbline_api.methods.advantage.family import Advantage
+from plumbline_api.methods.critic import CriticChoice
+from plumbline_api.methods.curriculum.choice import CurriculumChoice
+from plumbline_api.methods.entropy import EntropyChoice
+from plumbline_api.methods.exploration.choice import Exploration
 from plumbline_api.methods.kl import KlChoice
+from plumbline_api.methods.off_policy import OffPolicyCorrectionChoice
 from plumbline_api.methods.policy.choice import PolicyObjectiveChoice
 from plumbline_api.methods.policy.family import PolicyObjective
 from plumbline_api.methods.policy_aggregation import PolicyAggregationChoice
 from plumbline_api.methods.sampling import Sampling
+from plumbline_api.methods.shaping.choice import ShapingChoice
+from plumbline_api.methods.token_selection import TokenSelectionChoice
 from plumbline_api.rules import Rule, any_of, field, has, some
 from plumbline_api.sources import PromptData, Reward
 from plumbline_api.status import JobStatus
@@ -22,6 +29,8 @@ from plumbline_api.status import JobStatus
 _GROUP_BASELINES = [member.member_key for member in Advantage.members() if member.needs_group]
 _ON_POLICY = [member.member_key for member in PolicyObjective.members() if member.strictly_on_policy]
 _REGULARIZING = [member.member_key for member in PolicyObjective.members() if member.regularizes_divergence]
+_WITH_VALUES = [member.member_key for member in Advantage.members() if member.needs_values]
+_WITH_FROZEN_VALUES = [member.member_key for member in Advantage.members() if member.needs_frozen_values]
 _WITH_REFERENCE = [member.member_key for member in PolicyObjective.members() if member.needs_reference]
 
 
@@ -67,6 +76,26 @@ class RLVRJobSpec(JobSpec):
             path="reference",
         ),
         Rule(
+            (~has("kl")).when(any_of([has(f"objective.{key}") for key in _REGULARIZING])),
+            f"kl must not be set with the objective {', '.join(_REGULARIZING)}, of which a divergence is part",
+            path="kl",
+        ),
+        Rule(
+            has("critic").when(any_of([has(f"advantage.{key}") for key in _WITH_VALUES])),
+            f"critic must be set: the advantages {', '.join(_WITH_VALUES)} use its values",
+            path="critic",
+        ),
+        Rule(
+            any_of([has(f"advantage.{key}") for key in _WITH_VALUES]).when(has("critic")),
+            f"critic must not be set without an advantage that uses its values: {', '.join(_WITH_VALUES)}",
+            path="critic",
+        ),
+        Rule(
+            has("critic.frozen").when(any_of([has(f"advantage.{key}") for key in _WITH_FROZEN_VALUES])),
+            f"critic.frozen must be set with the advantage {', '.join(_WITH_FROZEN_VALUES)}",
+            path="critic",
+        ),
+        Rule(
             field("rollout.updatesPerRollout").equals(1).when(any_of([has(f"objective.{key}") for key in _ON_POLICY])),
             f"rollout.updatesPerRollout must be 1 with the objective {', '.join(_ON_POLICY)}, which is strictly on-policy",
             path="rollout.updatesPerRollout",
@@ -91,6 +120,30 @@ class RLVRJobSpec(JobSpec):
     )
     kl: KlChoice | None = Field(
         None, description="What keeps the policy near the reference; without it no reference is loaded."
+    )
+    entropy: EntropyChoice | None = Field(
+        None, description="What keeps up the entropy of the policy; without it entropy is left alone."
+    )
+    token_selection: TokenSelectionChoice | None = Field(
+        None, description="Which tokens the objective learns from; default: all."
+    )
+    off_policy_correction: OffPolicyCorrectionChoice | None = Field(
+        None,
+        description="Weights of tokens whose sampler was not quite the policy that is updated: an older one, or another implementation.",
+    )
+    critic: CriticChoice | None = Field(
+        None, description="Where the values of what is written so far come from, for advantages that use them."
+    )
+    shaping: list[ShapingChoice] = Field(
+        default_factory=list,
+        max_length=8,
+        description="What is done to rewards between verifying and advantages, in this order.",
+    )
+    curriculum: CurriculumChoice | None = Field(
+        None, description="Which prompts a rollout takes; default: the data's own order."
+    )
+    exploration: Exploration = Field(
+        default_factory=Exploration, description="What is done about the samples of a rollout, stage by stage."
     )
     rollout: Rollout = Field(
         default_factory=Rollout, description="How completions are generated for each optimizer step."

@@ -12,10 +12,12 @@ from typing import Any
 
 from plumbline_api.contract import (
     CHECKPOINTS_PATH,
+    CRITIC_PATH,
     EVALUATION_DATA_PATH,
     MODEL_PATH,
     OUTPUT_PATH,
     REFERENCE_PATH,
+    REWARD_MODELS_PATH,
     REWARDS_PATH,
     TRAIN_DATA_PATH,
     TrainerPaths,
@@ -73,10 +75,18 @@ def resolve_paths(spec: Any, job_name: str, mounts: Mounts) -> TrainerPaths:
     return TrainerPaths(
         model=_directory(spec.model.source, MODEL_PATH, mounts),
         reference=_directory(spec.reference.source, REFERENCE_PATH, mounts) if spec.reference else None,
+        critic=_critic(spec, mounts),
         train=_data_file(train, TRAIN_DATA_PATH, "data-train", mounts),
         mixture=_mixture(spec, mounts),
         evaluation=_data_file(evaluation, EVALUATION_DATA_PATH, "data-evaluation", mounts),
         rewards=_reward_code(spec, mounts),
+        reward_models={
+            reward.name: _directory(
+                reward.verifier.value.source, posixpath.join(REWARD_MODELS_PATH, reward.name), mounts
+            )
+            for reward in getattr(spec, "rewards", [])
+            if reward.verifier.key == "rewardModel"
+        },
         checkpoints=CHECKPOINTS_PATH,
         output=OUTPUT_PATH,
         output_uri=f"pvc://{volume.claim_name}/{output_folder}",
@@ -89,6 +99,13 @@ def _directory(source: Any, mount_path: str, mounts: Mounts) -> str:
         mounts.claim(source.value.claim_name, mount_path, source.value.path, read_only=True)
         return mount_path
     return _direct(source)
+
+
+def _critic(spec: Any, mounts: Mounts) -> str | None:
+    """The directory of a critic that starts from a model other than the policy's."""
+    critic = getattr(spec, "critic", None)
+    source = None if critic is None else getattr(critic.value, "source", None)
+    return None if source is None else _directory(source, CRITIC_PATH, mounts)
 
 
 def _data_file(dataset: Any, mount_path: str, volume: str, mounts: Mounts) -> str | None:

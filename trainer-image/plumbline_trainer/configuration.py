@@ -73,10 +73,12 @@ def local_paths(spec: PreferenceJobSpec | RLVRJobSpec) -> TrainerPaths:
     return TrainerPaths(
         model=_local(spec.model.source, "spec.model.source"),
         reference=_local(spec.reference.source, "spec.reference.source") if spec.reference else None,
+        critic=_critic(spec) if isinstance(spec, RLVRJobSpec) else None,
         train=_data_file(train, "spec.data.train"),
         mixture=_mixed_files(spec) if isinstance(spec, PreferenceJobSpec) else {},
         evaluation=_data_file(evaluation, "spec.data.evaluation"),
         rewards=_reward_files(spec) if isinstance(spec, RLVRJobSpec) else {},
+        reward_models=_reward_models(spec) if isinstance(spec, RLVRJobSpec) else {},
         checkpoints=str(output.with_name(output.name + "-checkpoints")),
         output=str(output),
     )
@@ -131,6 +133,11 @@ def _data_file(dataset: Any, field: str) -> str | None:
     return None if dataset is None or dataset.source is None else _local(dataset.source, f"{field}.source")
 
 
+def _critic(spec: RLVRJobSpec) -> str | None:
+    source = None if spec.critic is None else getattr(spec.critic.value, "source", None)
+    return None if source is None else _local(source, "spec.critic.source")
+
+
 def _mixed_files(spec: PreferenceJobSpec) -> dict[str, str]:
     return {
         part.name: _local(part.source, f"spec.data.mixture[{index}].source")
@@ -148,6 +155,14 @@ def _reward_files(spec: RLVRJobSpec) -> dict[str, str]:
             raise ConfigError(f"{field}.path must be set to run without a cluster: it is the file with the code")
         files[reward.name] = reward.verifier.value.path
     return files
+
+
+def _reward_models(spec: RLVRJobSpec) -> dict[str, str]:
+    return {
+        reward.name: _local(reward.verifier.value.source, f"spec.rewards[{index}].verifier.rewardModel.source")
+        for index, reward in enumerate(spec.rewards)
+        if reward.verifier.key == "rewardModel"
+    }
 
 
 def _flatten(value: Any, path: str) -> dict[str, Any]:

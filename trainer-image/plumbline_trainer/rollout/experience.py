@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from plumbline_trainer.reporting.metrics import Metric, Metrics
 
 @dataclass
 class Experience:
-    """One completion with what an update needs of it. Log-probabilities are float32 [T], T tokens of the completion."""
+    """One completion with what an update needs of it. Values of tokens are float32 [T], T tokens of the completion."""
 
     slot: int
     """Place of its prompt in the rollout, over all ranks."""
@@ -33,15 +33,26 @@ class Experience:
     """As the sampler computed them."""
 
     advantages: Tensor
-    """float32 [T]."""
-
     reward: float
     """After shaping."""
 
     old_logprobs: Tensor | None = None
-    """As the trainer computes them, under the policy that sampled."""
+    """As the trainer computes them, under the policy before this rollout's updates; of a stale one under whatever
+    policy its importance ratio is taken to."""
+
+    stale: bool = False
+    """Whether the policy before this rollout's updates is not the one of `old_logprobs`, so that its ratio is not 1
+    in the first update either."""
 
     reference_logprobs: Tensor | None = None
+    values: Tensor | None = None
+    """The critic's, before the updates."""
+
+    returns: Tensor | None = None
+    """What the critic's values should be."""
+
+    prepared: dict[str, Tensor] = field(default_factory=dict)
+    """What the objective's preparation gives for the completion, [], or for its tokens, [T]."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +73,9 @@ class Rollout:
     """This rank's share."""
 
 
+_OF_TOKENS = ("sampled_logprobs", "advantages", "old_logprobs", "reference_logprobs", "values", "returns")
+
+
 def encode_rollout(rollout: Rollout, experiences: Sequence[Experience], metrics: Metrics) -> dict[str, Any]:
     """The rollout with the `experiences` and `metrics` of all ranks in JSON types; every number comes back exactly."""
     return {
@@ -75,11 +89,13 @@ def encode_rollout(rollout: Rollout, experiences: Sequence[Experience], metrics:
                 "sample": experience.sample,
                 "row": experience.row,
                 "tokens": _pack(torch.tensor(experience.tokens, dtype=torch.int32)),
-                "sampled": _pack(experience.sampled_logprobs),
-                "advantages": _pack(experience.advantages),
                 "reward": experience.reward,
-                "old": _pack(experience.old_logprobs),
-                "reference": _pack(experience.reference_logprobs),
+                "stale": experience.stale,
+                **{name: _pack(getattr(experience, name)) for name in _OF_TOKENS},
+                "prepared": {
+                    name: _pack(values) if values.dim() else float(values)
+                    for name, values in experience.prepared.items()
+                },
             }
             for experience in experiences
         ],
@@ -92,20 +108,23 @@ def decode_rollout(state: dict[str, Any], rank: int, world_size: int) -> Rollout
     for entry in state["experiences"]:
         if entry["slot"] % world_size != rank:
             continue
-        tokens, sampled = _unpack(entry["tokens"], np.int32), _unpack(entry["sampled"], np.float32)
-        advantages = _unpack(entry["advantages"], np.float32)
-        assert tokens is not None and sampled is not None and advantages is not None
+        tokens = _unpack(entry["tokens"], np.int32)
+        assert tokens is not None
+        prepared = {
+            name: torch.tensor(value) if isinstance(value, float) else _unpack(value, np.float32)
+            for name, value in entry["prepared"].items()
+        }
+        of_tokens: dict[str, Any] = {name: _unpack(entry[name], np.float32) for name in _OF_TOKENS}
         experiences.append(
             Experience(
                 entry["slot"],
                 entry["sample"],
                 entry["row"],
                 tokens.tolist(),
-                sampled,
-                advantages,
-                entry["reward"],
-                _unpack(entry["old"], np.float32),
-                _unpack(entry["reference"], np.float32),
+                reward=entry["reward"],
+                stale=entry["stale"],
+                prepared={name: values for name, values in prepared.items() if values is not None},
+                **of_tokens,
             )
         )
     experiences.sort(key=lambda experience: (experience.slot, experience.sample))
@@ -114,9 +133,11 @@ def decode_rollout(state: dict[str, Any], rank: int, world_size: int) -> Rollout
 
 
 def padded(rows: Sequence[Tensor | None]) -> Tensor | None:
-    """[B, T] from B rows of different length, zeros at the right; None where the rows have no values."""
+    """[B, T] from B rows of different length, zeros at the right, or [B] from numbers; None where a row has none."""
     present = [row for row in rows if row is not None]
-    return pad_sequence(present, batch_first=True) if len(present) == len(rows) else None
+    if len(present) < len(rows):
+        return None
+    return pad_sequence(present, batch_first=True) if present[0].dim() else torch.stack(present)
 
 
 def _pack(values: Tensor | None) -> str | None:

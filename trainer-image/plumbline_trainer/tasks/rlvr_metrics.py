@@ -48,10 +48,9 @@ def entropy(completions: Sequence[Completion]) -> Metric:
     return Metric(-sum(sum(completion.logprobs) for completion in completions), float(tokens))
 
 
-def signal_metrics(estimated: Tensor, valid: Tensor, group_size: int) -> dict[str, Metric]:
-    """How much of a rollout can move the policy: completions, and groups, whose advantages are all 0."""
+def signal_metrics(estimated: Tensor, valid: Tensor, groups: Tensor) -> dict[str, Metric]:
+    """How much of a rollout can move the policy: completions, and groups (int64 [N]), whose advantages are all 0."""
     none = estimated == 0 if estimated.dim() == 1 else (estimated == 0).all(dim=1)
-    return {
-        "advantages/zero": Metric.mean_of(none.double(), valid),
-        "advantages/zero_groups": Metric.mean_of(none.view(-1, group_size).all(dim=1).double()),
-    }
+    ids, index = torch.unique(groups, return_inverse=True)
+    silent = torch.ones(len(ids), dtype=torch.float64).scatter_reduce_(0, index, none.double(), "amin")
+    return {"advantages/zero": Metric.mean_of(none.double(), valid), "advantages/zero_groups": Metric.mean_of(silent)}

@@ -1,0 +1,283 @@
+"""How a rollout comes about: prompts, completions, rewards, shaping, advantages, experiences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from plumbline_api.methods.critic import TrainedCritic
+from plumbline_api.rlvr_job import RLVRJobSpec
+from plumbline_trainer.advantages import advantages, value_targets
+from plumbline_trainer.curriculum import Curriculum, Probe
+from plumbline_trainer.distributed import Ranks
+from plumbline_trainer.exploration import select, without_groups
+from plumbline_trainer.modeling.reference import Reference
+from plumbline_trainer.objectives.policy.preparation import prepared
+from plumbline_trainer.reporting.metrics import Metric
+from plumbline_trainer.rewards.scoring import check_error_shares
+from plumbline_trainer.rollout.experience import Experience, Rollout, padded
+from plumbline_trainer.rollout.judged import JudgedRollout
+from plumbline_trainer.shaping import apply_shaping
+from plumbline_trainer.tasks.critic import Critic
+from plumbline_trainer.tasks.exploring import Explorer
+from plumbline_trainer.tasks.judging import Candidate, Judgement, gathered
+from plumbline_trainer.tasks.phases import timed
+from plumbline_trainer.tasks.rlvr_data import PromptData
+from plumbline_trainer.tasks.rlvr_metrics import entropy, length_metrics, score_metrics, signal_metrics
+from plumbline_trainer.tasks.sampling import Sampler, Wanted
+from plumbline_trainer.tasks.updating import Updates
+
+
+class Collector:
+    """Makes one rollout after the other.
+
+    Every rank samples and judges the prompts of its own slots. What is decided about a rollout (more samples, shaped
+    rewards, advantages, what an objective prepares) is computed from the completions of all ranks, on each of them.
+    """
+
+    def __init__(
+        self,
+        spec: RLVRJobSpec,
+        ranks: Ranks,
+        train: PromptData,
+        sampler: Sampler,
+        updates: Updates,
+        curriculum: Curriculum,
+        explorer: Explorer,
+        *,
+        reference: Reference | None,
+        critic: Critic | None,
+        max_steps: int,
+    ) -> None:
+        self._spec, self._ranks, self._train = spec, ranks, train
+        self._sampler, self._updates = sampler, updates
+        self._curriculum, self._explorer = curriculum, explorer
+        self._reference, self._critic, self._max_steps = reference, critic, max_steps
+        self._objective = spec.objective.value
+        self._columns = [row.columns for row in train.rows]
+        self._shaping = [choice.value for choice in spec.shaping]
+        self._shaping_states: dict[str, Any] = {}
+        self._keeps_all = reference is not None or critic is not None or self._objective.uses_zero_advantages
+        """Whether a completion without advantage has a gradient, by a penalty, a critic or the objective itself."""
+
+    def collect(self, number: int, phases: dict[str, float]) -> tuple[Rollout, int]:
+        """Rollout `number`, and the tokens that this rank read and wrote for it; adds seconds to `phases`."""
+        if self._curriculum.probe_samples:
+            self._probe(phases)
+        rows = self._curriculum.choose(number, self._spec.training.batch_size // self._spec.rollout.group_size)
+        judgement = Judgement()
+        tokens = self._sample(judgement, rows, number, phases)
+        demonstrated = self._explorer.rescue(judgement, self._everyone(judgement, number)[0], rows, number, phases)
+        everyone, mine = self._everyone(judgement, number)
+        self._explorer.observe(rows, everyone)
+        if self._critic is not None:
+            with timed(phases, "values"):
+                everyone = replace(everyone, values=self._values(judgement.candidates, everyone))
+        everyone, self._shaping_states, about_shaping = apply_shaping(self._shaping, everyone, self._shaping_states)
+        everyone = select(self._explorer.selection, without_groups(everyone, demonstrated))
+        estimated = self._explorer.weighted(advantages(self._spec.advantage.value, everyone), everyone)
+        self._curriculum.observe(number, rows, everyone, estimated)
+        experiences = self._experiences(judgement.candidates, everyone, mine, estimated)
+        added = self._explorer.demonstrations(demonstrated, rows)
+        added += self._explorer.replayed(number, everyone, estimated, len(rows))
+        extra = [share for shares in self._ranks.gather([len(one.tokens) for one in added]) for share in shares]
+        metrics = {
+            **self._metrics(judgement, everyone, mine, estimated),
+            **self._once({**about_shaping, **self._curriculum.metrics(), **self._explorer.metrics()}),
+        }
+        rollout = Rollout(
+            number,
+            experiences + added,
+            float(everyone.valid.sum()) + len(extra),
+            float(everyone.lengths[everyone.valid].sum()) + sum(extra),
+            metrics,
+        )
+        self._add_frozen_logprobs(rollout, phases)
+        self._explorer.remember(number, experiences)
+        return rollout, tokens
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-able; later rollouts do not change what was returned."""
+        return {
+            "curriculum": self._curriculum.state_dict(),
+            "shaping": dict(self._shaping_states),
+            "exploration": self._explorer.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores `state_dict`."""
+        self._curriculum.load_state_dict(state["curriculum"])
+        self._shaping_states = dict(state["shaping"])
+        self._explorer.load_state_dict(state["exploration"])
+
+    def _sample(self, judgement: Judgement, rows: list[int], number: int, phases: dict[str, float]) -> int:
+        """Fills `judgement` with this rank's share of first and further samples; replaces `rows` that give way.
+
+        Returns the tokens that were read and written.
+        """
+        budgets = self._explorer.budgets(rows, self._spec.rollout.group_size)
+        wanted = [self._wanted(slot, row, 0, budgets[slot]) for slot, row in self._of_this_rank(enumerate(rows))]
+        tokens = self._judge(judgement, wanted, "rollout", number, phases, sum(budgets))
+        attempt = 0
+        while plan := self._explorer.resampling(self._everyone(judgement, number)[0], attempt):
+            attempt += 1
+            samples = {**plan.extra}
+            first = self._samples_by_slot(judgement, number)
+            if plan.replaced:
+                others = self._curriculum.choose(number, len(plan.replaced), attempt, exclude=rows)
+                given_up = plan.replaced[: len(others)]
+                if not given_up and not samples:
+                    break
+                for slot, row in zip(given_up, others, strict=True):
+                    rows[slot] = row
+                    first[slot], samples[slot] = 0, budgets[slot]
+                judgement.drop(given_up)
+            wanted = [
+                self._wanted(slot, rows[slot], first[slot], count)
+                for slot, count in self._of_this_rank(sorted(samples.items()))
+            ]
+            tokens += self._judge(judgement, wanted, f"resampling {attempt}", number, phases, sum(samples.values()))
+        return tokens
+
+    def _judge(
+        self,
+        judgement: Judgement,
+        wanted: Sequence[Wanted],
+        purpose: str,
+        number: int,
+        phases: dict[str, float],
+        calls: int,
+    ) -> int:
+        """Samples and scores `wanted`; returns the tokens that were read and written. A collective of the ranks."""
+        with timed(phases, "generate"):
+            candidates = self._sampler.sample(wanted, purpose, number)
+        with timed(phases, "verify"):
+            scores = self._sampler.score(candidates, calls)
+            check_error_shares(self._spec.rewards, self._ranks.sum_metrics(scores.metrics))
+        judgement.add(candidates, scores)
+        read = sum(len(one.prompt_ids) * one.samples for one in wanted)
+        return read + sum(len(candidate.completion.tokens) for candidate in candidates)
+
+    def _everyone(self, judgement: Judgement, number: int) -> tuple[JudgedRollout, Tensor]:
+        step = number * self._spec.rollout.updates_per_rollout
+        own = judgement.rollout(self._spec, self._columns, step, self._max_steps)
+        return gathered(self._ranks, own, [candidate.key for candidate in judgement.candidates])
+
+    def _probe(self, phases: dict[str, float]) -> None:
+        """Shows the curriculum, and the budget, what the start model makes of every prompt."""
+        samples, count = self._curriculum.probe_samples, len(self._train.rows)
+        judgement = Judgement()
+        wanted = [self._wanted(row, row, 0, samples) for row in self._of_this_rank(range(count))]
+        self._judge(judgement, wanted, "probe", 0, phases, count * samples)
+        everyone, _ = self._everyone(judgement, 0)
+        probe = Probe.empty(count)
+        probe.add(everyone)
+        self._curriculum.probed(probe)
+        self._explorer.observe(range(count), everyone)
+
+    def _values(self, candidates: Sequence[Candidate], everyone: JudgedRollout) -> Tensor:
+        """The critic's values before each token of the completions of all ranks, [N, T] float64."""
+        assert self._critic is not None
+        own = [self._bare(candidate) for candidate in candidates]
+        self._updates.values(own, self._critic, self._ranks.stop.raise_if_requested)
+        by_key = {candidate.key: experience.values for candidate, experience in zip(candidates, own, strict=True)}
+        shares = self._ranks.gather(by_key)
+        found = dict(sorted((key, values) for share in shares for key, values in share.items()))
+        table = padded(list(found.values()))
+        assert table is not None
+        return torch.nn.functional.pad(table, (0, everyone.logprobs.shape[1] - table.shape[1])).double()
+
+    def _experiences(
+        self, candidates: Sequence[Candidate], everyone: JudgedRollout, mine: Tensor, estimated: Tensor
+    ) -> list[Experience]:
+        """This rank's completions that can move the policy or the critic."""
+        by_token = estimated if estimated.dim() == 2 else estimated[:, None].expand(everyone.logprobs.shape)
+        needed = prepared(self._objective, everyone, estimated)
+        targets = None
+        if self._critic is not None and isinstance(self._critic.parameters, TrainedCritic):
+            targets = value_targets(self._spec.advantage.value, self._critic.parameters.lambda_, everyone)
+        experiences = []
+        for candidate, place in zip(candidates, mine.tolist(), strict=True):
+            length = len(candidate.completion.tokens)
+            own = by_token[place, :length]
+            if not everyone.valid[place] or not (self._keeps_all or bool((own != 0).any())):
+                continue
+            experience = self._bare(candidate)
+            experience.advantages = own.float().clone()
+            experience.reward = float(everyone.rewards[place])
+            experience.old_logprobs = self._explorer.behaviour(candidate)
+            experience.stale = experience.old_logprobs is not None
+            experience.prepared = {
+                name: (values[place, :length] if values.dim() == 2 else values[place]).float().clone()
+                for name, values in needed.items()
+            }
+            if everyone.values is not None:
+                experience.values = everyone.values[place, :length].float().clone()
+            if targets is not None:
+                experience.returns = targets[place, :length].float().clone()
+            experiences.append(experience)
+        return experiences
+
+    def _add_frozen_logprobs(self, rollout: Rollout, phases: dict[str, float]) -> None:
+        """What updates compare with: log-probabilities under the reference, and the present ones for later updates."""
+        poll = self._ranks.stop.raise_if_requested
+        if self._reference is not None:
+            with timed(phases, "reference"):
+                missing = [one for one in rollout.experiences if one.reference_logprobs is None]
+                self._updates.reference_logprobs(self._reference, missing, poll)
+        if self._spec.rollout.updates_per_rollout > 1:
+            with timed(phases, "old_logprobs"):
+                missing = [one for one in rollout.experiences if one.old_logprobs is None]
+                self._updates.old_logprobs(missing, poll)
+
+    def _metrics(
+        self, judgement: Judgement, everyone: JudgedRollout, mine: Tensor, estimated: Tensor
+    ) -> dict[str, Metric]:
+        """This rank's share of what is shown about the rollout."""
+        completions = [candidate.completion for candidate in judgement.candidates if not candidate.injected]
+        return {
+            **score_metrics(self._spec, judgement.scores()),
+            **length_metrics(completions),
+            **signal_metrics(estimated[mine], everyone.valid[mine], everyone.groups[mine]),
+            "entropy": entropy(completions),
+        }
+
+    def _once(self, metrics: dict[str, Metric]) -> dict[str, Metric]:
+        """Metrics that are the same on every rank, on one of them."""
+        return metrics if self._ranks.is_main else {}
+
+    def _wanted(self, slot: int, row: int, first: int, samples: int) -> Wanted:
+        return Wanted(slot, row, first, samples, self._train.prompt_ids[row])
+
+    def _of_this_rank(self, slots: Any) -> list[Any]:
+        """Those whose slot, the item or its first part, falls to this rank."""
+        return [
+            item
+            for item in slots
+            if (item[0] if isinstance(item, tuple) else item) % self._ranks.world_size == self._ranks.rank
+        ]
+
+    def _samples_by_slot(self, judgement: Judgement, number: int) -> dict[int, int]:
+        """The number that the next sample of each slot has."""
+        next_sample: dict[int, int] = {}
+        for candidate in judgement.candidates:
+            next_sample[candidate.slot] = max(next_sample.get(candidate.slot, 0), candidate.sample + 1)
+        return next_sample
+
+    @staticmethod
+    def _bare(candidate: Candidate) -> Experience:
+        completion = candidate.completion
+        logprobs = torch.tensor(completion.logprobs)
+        return Experience(
+            candidate.slot,
+            candidate.sample,
+            candidate.row,
+            completion.tokens,
+            logprobs,
+            torch.zeros_like(logprobs),
+            0.0,
+        )

@@ -1,0 +1,216 @@
+"""The updates that learn from a rollout: its forward passes, what an objective sees of them, and the loss."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+import torch
+from torch import Tensor, nn
+
+from plumbline_api.rlvr_job import RLVRJobSpec
+from plumbline_trainer.data.batches import Layout, SequenceBatch, TokenSequence
+from plumbline_trainer.modeling.linear_head import LOGIT_ELEMENTS
+from plumbline_trainer.modeling.logprobs import laid_out, predicting_states, token_logprobs
+from plumbline_trainer.modeling.reference import Reference
+from plumbline_trainer.modeling.scoring import evaluating
+from plumbline_trainer.modeling.token_entropy import token_logprobs_and_entropy
+from plumbline_trainer.objectives.policy.inputs import PolicyTokens, StepCounts
+from plumbline_trainer.objectives.policy.loss import policy_loss
+from plumbline_trainer.reporting.metrics import Metric
+from plumbline_trainer.rollout.experience import Experience, Rollout, padded
+from plumbline_trainer.tasks.critic import Critic
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Some completions of one step in one forward pass."""
+
+    sequences: SequenceBatch
+    experiences: Sequence[Experience]
+    fresh: bool
+    """Whether the policy is still the one that sampled."""
+
+    counts: StepCounts
+
+
+class Updates:
+    """Forward passes over experiences. Which completions share one follows from their lengths alone."""
+
+    def __init__(
+        self,
+        spec: RLVRJobSpec,
+        model: nn.Module,
+        layout: Layout,
+        prompt_ids: Sequence[Sequence[int]],
+        device: torch.device,
+        critic: Critic | None,
+    ) -> None:
+        """`prompt_ids` are those of all rows of the training set."""
+        self._spec, self._model, self._layout, self._device = spec, model, layout, device
+        self._prompt_ids = prompt_ids
+        self._critic = critic
+        self._objective = spec.objective.value
+        self._kl = None if spec.kl is None else spec.kl.value
+        self._aggregation = None if spec.aggregation is None else spec.aggregation.value
+        self._correction = None if spec.off_policy_correction is None else spec.off_policy_correction.value
+        self._temperature = spec.rollout.sampling.temperature
+
+    def micro_batches(self, rollout: Rollout, *, fresh: bool) -> list[MicroBatch]:
+        """The micro-batches of one update on `rollout`; `fresh` where it is the first one."""
+        counts = StepCounts(rollout.sequences, rollout.tokens, self._spec.training.max_completion_tokens)
+        return [MicroBatch(self.batch(group), group, fresh, counts) for group in self.passes(rollout.experiences)]
+
+    def loss(
+        self, micro_batch: MicroBatch, entropy_coefficient: float | None = None
+    ) -> tuple[Tensor, dict[str, Metric]]:
+        """The micro-batch's share of the step's loss, the critic's included, and its metrics."""
+        sequences = micro_batch.sequences
+        states = predicting_states(self._model, sequences)
+        measures_entropy = self._objective.needs_entropy or entropy_coefficient is not None
+        logprobs, entropy = self._logprobs(states, sequences, entropy=measures_entropy)
+        tokens = replace(self._tokens(micro_batch, logprobs), entropy=entropy)
+        share, metrics = policy_loss(
+            self._objective,
+            tokens,
+            micro_batch.counts,
+            kl=self._kl,
+            aggregation=self._aggregation,
+            correction=self._correction,
+            entropy_coefficient=entropy_coefficient,
+        )
+        if micro_batch.fresh and tokens.sampled_logprobs is not None:
+            gap = (tokens.logprobs.detach() - tokens.sampled_logprobs).abs()
+            own = torch.tensor([not experience.stale for experience in micro_batch.experiences], device=self._device)
+            metrics["sampler_gap"] = Metric.mean_of(gap, tokens.mask & own[:, None])
+        if self._critic is not None and self._critic.learns:
+            of_critic, about_critic = self._critic_loss(micro_batch, states)
+            share, metrics = share + of_critic, metrics | about_critic
+        return share, metrics
+
+    def reference_logprobs(
+        self, reference: Reference, experiences: Sequence[Experience], poll: Callable[[], None]
+    ) -> None:
+        """Writes `reference_logprobs` into `experiences`. `poll` ends the call by raising."""
+        for group in self.passes(experiences):
+            found = reference.completion_logprobs(self.batch(group), temperature=self._temperature)
+            for experience, values in zip(group, _rows(found.values, found.mask), strict=True):
+                experience.reference_logprobs = values
+            poll()
+
+    def old_logprobs(self, experiences: Sequence[Experience], poll: Callable[[], None]) -> None:
+        """Writes the present policy's log-probabilities into `experiences` as the old ones."""
+        with evaluating(self._model), torch.no_grad():
+            for group in self.passes(experiences):
+                sequences = self.batch(group)
+                values, _ = self._logprobs(predicting_states(self._model, sequences), sequences, entropy=False)
+                for experience, old in zip(group, _rows(values, sequences.mask), strict=True):
+                    experience.old_logprobs = old
+                poll()
+
+    def values(self, experiences: Sequence[Experience], critic: Critic, poll: Callable[[], None]) -> None:
+        """Writes the critic's values into `experiences`."""
+        for group in self.passes(experiences):
+            sequences = self.batch(group)
+            for experience, values in zip(group, _rows(critic.values(sequences), sequences.mask), strict=True):
+                experience.values = values
+            poll()
+
+    def passes(self, experiences: Sequence[Experience]) -> list[list[Experience]]:
+        """The completions of each forward pass: the same ones in every update of a rollout.
+
+        With `microBatchSize` passes are counted in completions, else in tokens, and completions of one prompt, which
+        share its computation, stay together as far as they fit. Where the loss compares them they stay together.
+        """
+        most = self._spec.training.micro_batch_size
+        prompts = [list(group) for _, group in groupby(experiences, key=lambda experience: experience.slot)]
+        if not self._objective.needs_whole_groups:
+            prompts = [part for group in prompts for part in self._parts(group, most)]
+        sizes = [self._layout.size([self._sequence(experience) for experience in group]) for group in prompts]
+        layout = self._layout if most is None else replace(self._layout, token_budget=sys.maxsize, max_rows=most)
+        return [[experience for item in items for experience in prompts[item]] for items in layout.passes(sizes)]
+
+    def batch(self, group: Sequence[Experience]) -> SequenceBatch:
+        """The completions of a pass behind their prompts, on the device."""
+        prompts = groupby(group, key=lambda experience: experience.slot)
+        return self._layout.batch([[self._sequence(one) for one in some] for _, some in prompts]).to(self._device)
+
+    def _parts(self, group: list[Experience], most: int | None) -> list[list[Experience]]:
+        """A prompt's completions in runs that fit into a pass."""
+        if most is not None:
+            return [[experience] for experience in group]
+        runs: list[list[Experience]] = [[]]
+        for experience in group:
+            longer = [self._sequence(one) for one in [*runs[-1], experience]]
+            if runs[-1] and self._layout.size(longer).tokens > self._layout.token_budget:
+                runs.append([])
+            runs[-1].append(experience)
+        return runs
+
+    def _sequence(self, experience: Experience) -> TokenSequence:
+        return TokenSequence(self._prompt_ids[experience.row], experience.tokens)
+
+    def _logprobs(self, states: Tensor, sequences: SequenceBatch, *, entropy: bool) -> tuple[Tensor, Tensor | None]:
+        """[B, T] log-probabilities of completion tokens and, if asked for, the entropies before them."""
+        targets = sequences.targets[sequences.mask]
+        if entropy:
+            found, entropies = token_logprobs_and_entropy(
+                self._model, states, targets, self._temperature, LOGIT_ELEMENTS
+            )
+            return laid_out(found, sequences.mask), laid_out(entropies, sequences.mask)
+        found = token_logprobs(self._model, states, targets, self._temperature, LOGIT_ELEMENTS)
+        return laid_out(found, sequences.mask), None
+
+    def _tokens(self, micro_batch: MicroBatch, logprobs: Tensor) -> PolicyTokens:
+        some = micro_batch.experiences
+        advantages = self._laid([experience.advantages for experience in some])
+        assert advantages is not None
+        prepared = {name: self._laid([experience.prepared[name] for experience in some]) for name in some[0].prepared}
+        return PolicyTokens(
+            logprobs,
+            micro_batch.sequences.mask,
+            advantages,
+            old_logprobs=self._old_logprobs(micro_batch, logprobs.detach()),
+            sampled_logprobs=self._laid([experience.sampled_logprobs for experience in some]),
+            reference_logprobs=self._laid([experience.reference_logprobs for experience in some]),
+            rewards=torch.tensor([experience.reward for experience in some], device=self._device),
+            groups=torch.tensor([experience.slot for experience in some], device=self._device),
+            prepared={name: values for name, values in prepared.items() if values is not None},
+        )
+
+    def _old_logprobs(self, micro_batch: MicroBatch, present: Tensor) -> Tensor | None:
+        """[B, T]; None where all are the `present` ones, as in a first update on what the policy has just sampled."""
+        some = micro_batch.experiences
+        if not micro_batch.fresh:
+            return self._laid([experience.old_logprobs for experience in some])
+        if not any(experience.stale for experience in some):
+            return None
+        old = self._laid([one.old_logprobs if one.stale else torch.zeros(len(one.tokens)) for one in some])
+        assert old is not None
+        stale = torch.tensor([experience.stale for experience in some], device=self._device)
+        return torch.where(stale[:, None], old, present)
+
+    def _critic_loss(self, micro_batch: MicroBatch, states: Tensor) -> tuple[Tensor, dict[str, Metric]]:
+        assert self._critic is not None
+        some = micro_batch.experiences
+        returns = self._laid([experience.returns for experience in some])
+        assert returns is not None
+        return self._critic.loss(
+            micro_batch.sequences,
+            returns,
+            step_tokens=micro_batch.counts.tokens,
+            old_values=self._laid([experience.values for experience in some]),
+            states=states if self._critic.shares_trunk else None,
+        )
+
+    def _laid(self, values: Sequence[Tensor | None]) -> Tensor | None:
+        found = padded(values)
+        return None if found is None else found.to(self._device, non_blocking=True)
+
+
+def _rows(values: Tensor, mask: Tensor) -> Iterator[Tensor]:
+    """Each completion's own values, on the CPU."""
+    for row, own in zip(values.cpu(), mask.cpu(), strict=True):
+        yield row[own]
