@@ -30,3 +30,6 @@ class PolicyObjective(Family):
 
     uses_zero_advantages: ClassVar[bool] = False
     """Whether a completion with advantage 0 still has a gradient and must not be skipped."""
+
+    conditions_on_return: ClassVar[bool] = False
+    """Whether prompts carry a label of the reward: the good one for sampling, each completion's own for the loss."""
