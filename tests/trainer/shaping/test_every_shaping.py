@@ -18,7 +18,7 @@ from plumbline_api.methods.shaping.noise import BackwardCorrection, ForwardCorre
 from plumbline_api.methods.shaping.thinking import LengthCompression, SolutionEfficiency
 from plumbline_api.methods.shaping.weights import GradientWeighting
 from plumbline_trainer.rollout.judged import JudgedRollout, judged
-from plumbline_trainer.shaping import SHAPINGS, Evidence, apply_shaping, step_names
+from plumbline_trainer.shaping import SHAPINGS, Evidence, apply_shaping, credited, step_names
 from plumbline_trainer.shaping.progress import segment_ends
 
 NEEDED = {
@@ -201,12 +201,12 @@ def test_completions_without_reward_change_no_other(parameters: Shaping) -> None
 
 
 @every_step
-def test_a_step_names_the_components_and_columns_that_it_reads(parameters: Shaping) -> None:
+def test_a_step_needs_no_other_components_and_columns_than_it_names(parameters: Shaping) -> None:
     rollout = random_rollout(0)
     only = replace(
         rollout,
-        components={name: rollout.components[name] for name in parameters.components_read()},
-        columns=[{name: row[name] for name in parameters.columns_read()} for row in rollout.columns],
+        components={name: rollout.components[name] for name in parameters.component_names},
+        columns=[{name: row[name] for name in parameters.columns} for row in rollout.columns],
     )
     assert torch.isfinite(shaped(parameters, only)[0].rewards).all()
 
@@ -260,6 +260,17 @@ def test_a_place_behind_all_tokens_belongs_to_the_last_one() -> None:
     assert after.token_rewards.tolist() == [[0, 0, -1]]
 
 
+def test_rewards_of_tokens_are_added_to_advantages_that_know_none() -> None:
+    own = torch.tensor([[0.5, 0, 0], [0, 0, -0.25], [0, 9, 0]], dtype=torch.float64)
+    rollout = judged([1, 0, 0], [0] * 3, [True, True, False], lengths=[2, 3, 3], token_rewards=own)
+    each = torch.tensor([1.0, -1.0, 0.0], dtype=torch.float64)
+    expected = [[1.5, 1, 0], [-1, -1, -1.25], [0, 0, 0]]
+    assert credited(each, rollout).tolist() == expected
+    assert credited(each[:, None].expand(3, 3), rollout).tolist() == expected
+    without = credited(each, replace(rollout, token_rewards=None))
+    assert without.tolist() == [[1, 1, 0], [-1, -1, -1], [0, 0, 0]]
+
+
 def test_what_steps_need_is_declared() -> None:
     rollout = random_rollout(0)
     for parameters in STEPS:
@@ -273,4 +284,4 @@ def test_what_steps_need_is_declared() -> None:
             apply_shaping([parameters], rollout, {})
     assert ForwardCorrection().removed_by_baselines
     assert not SolutionEfficiency().needs_token_positions
-    assert GradientWeighting(components=["first", "second"]).components_read() == ("first", "second")
+    assert GradientWeighting(components=["first", "second"]).component_names == ("first", "second")

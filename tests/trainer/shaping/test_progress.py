@@ -31,19 +31,17 @@ def test_segments_end_behind_matches_and_at_the_end():
 
 def test_a_segment_earns_what_it_adds_to_the_success_rate():
     after, _, metrics = bonuses([0.1, 0.1, 0.6, 0.4], coefficient=0.5)
-    rewards = after.token_rewards[0]
-    assert float(rewards[8]) == pytest.approx(0.25)
-    assert float(rewards[9]) == pytest.approx(-0.1)
-    assert (rewards != 0).nonzero().flatten().tolist() == [8, 9], "a segment that changes nothing gets nothing"
+    # one token a character: nothing for the first segment, 0.25 over five tokens, -0.1 for the last token
+    assert after.token_rewards[0].tolist() == pytest.approx([0] * 4 + [0.05] * 5 + [-0.1])
     assert after.rewards.tolist() == [1]
     assert metrics["shaping/progress/gain"].value == pytest.approx(0.3)
     assert metrics["shaping/progress/segments"].value == 3
 
 
-def test_the_token_that_writes_the_last_character_of_a_segment_gets_its_bonus():
-    # tokens "ab", "\n\ncd", "e\n", "\nf": segments end within the second and fourth token
+def test_a_token_that_writes_parts_of_two_segments_answers_for_both():
+    # tokens "ab", "\n\ncd", "e\n", "\nf": the first and second segment meet in one, the second and third in another
     after, _, _ = bonuses([0, 0.25, 0.5, 1], token_ends=[2, 6, 8, 10], coefficient=1)
-    assert after.token_rewards[0].tolist() == [0, 0.25, 0, 0.75]
+    assert after.token_rewards[0].tolist() == pytest.approx([0.125, 0.125 + 0.25 / 3, 0.25 / 3, 0.25 / 3 + 0.5])
 
 
 @given(st.lists(st.floats(0, 1), min_size=4, max_size=4))

@@ -16,7 +16,8 @@ from plumbline_trainer.shaping import (  # noqa: F401
     thinking,
     weights,
 )
-from plumbline_trainer.shaping.application import apply_shaping, step_names
+from plumbline_trainer.shaping.application import apply_shaping, credited, step_names
+from plumbline_trainer.shaping.positions import token_ends
 from plumbline_trainer.shaping.registry import SHAPINGS, Credit, Evidence, Shaped, State
 
-__all__ = ["SHAPINGS", "Credit", "Evidence", "Shaped", "State", "apply_shaping", "step_names"]
+__all__ = ["SHAPINGS", "Credit", "Evidence", "Shaped", "State", "apply_shaping", "credited", "step_names", "token_ends"]

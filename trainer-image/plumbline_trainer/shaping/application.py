@@ -59,17 +59,32 @@ def step_names(steps: Sequence[Shaping]) -> list[str]:
     return names
 
 
+def credited(advantages: Tensor, rollout: JudgedRollout) -> Tensor:
+    """Advantages [N, T] float64 out of those of an estimator, [N] or [N, T], that ignores rewards of single tokens.
+
+    Each token's own reward is added to its advantage, as LC-R1 does it (Cheng et al. 2025, arXiv:2506.14755): a part of
+    the text answers for itself, and neither a baseline nor a deviation of the group changes that.
+    """
+    by_token = advantages if advantages.dim() == 2 else advantages[:, None].expand(rollout.logprobs.shape)
+    if rollout.token_rewards is None:
+        return torch.where(rollout.mask, by_token, 0.0)
+    return torch.where(rollout.mask & rollout.valid[:, None], by_token + rollout.token_rewards, 0.0)
+
+
 def _with_credits(rollout: JudgedRollout, credits: Sequence[Credit], evidence: Evidence) -> Tensor | None:
-    """The token rewards [N, T] with the credits of one step added; a credit behind all tokens goes to the last."""
+    """The token rewards [N, T] with the credits of one step added; a part behind all tokens belongs to the last."""
     if not credits:
         return rollout.token_rewards
     if evidence.token_ends is None:
-        raise ValueError("rewards for places in a text need the characters at which tokens end")
+        raise ValueError("rewards for parts of a text need the characters at which tokens end")
     empty = torch.zeros(rollout.logprobs.shape, dtype=torch.float64)
     rewards = empty if rollout.token_rewards is None else rollout.token_rewards.clone()
     for credit in credits:
-        length = int(rollout.lengths[credit.completion])
-        if length and bool(rollout.valid[credit.completion]):
-            token = bisect_right(evidence.token_ends[credit.completion], credit.character)
-            rewards[credit.completion, min(token, length - 1)] += credit.value
+        last = int(rollout.lengths[credit.completion]) - 1
+        if last < 0 or not bool(rollout.valid[credit.completion]):
+            continue
+        ends = evidence.token_ends[credit.completion]
+        first = min(bisect_right(ends, credit.start), last)
+        behind = min(bisect_right(ends, credit.end - 1), last) + 1
+        rewards[credit.completion, first:behind] += credit.value / (behind - first)
     return rewards

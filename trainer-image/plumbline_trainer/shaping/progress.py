@@ -13,7 +13,7 @@ from plumbline_trainer.shaping.registry import SHAPINGS, Credit, Evidence, Shape
 
 @SHAPINGS.implements(Progress)
 def progress(parameters: Progress, rollout: JudgedRollout, state: State, evidence: Evidence) -> Shaped:
-    """R, and coefficient (v_j - v_(j-1)) for the last token of segment j.
+    """R, and coefficient (v_j - v_(j-1)) for the tokens of segment j, in equal parts.
 
     MRT (Qu et al. 2025, arXiv:2503.07572): v_j is the success rate of an answer that is forced after the segments 1 to
     j. The rewards of a completion sum to the coefficient times the success rate of the whole less that of nothing, and
@@ -35,8 +35,8 @@ def progress(parameters: Progress, rollout: JudgedRollout, state: State, evidenc
         total += sum(gains)
         segments += len(ends)
         credits += [
-            Credit(index, end - 1, parameters.coefficient * gain)
-            for end, gain in zip(ends, gains, strict=True)
+            Credit(index, start, end, parameters.coefficient * gain)
+            for start, end, gain in zip([0, *ends], ends, gains, strict=False)
             if parameters.coefficient * gain
         ]
     counted = float(rollout.valid.sum())

@@ -29,8 +29,7 @@ class Evidence:
     """What some steps need besides the judged rollout; the step's API class declares what."""
 
     token_ends: Sequence[Sequence[int]] | None = None
-    """For each of the N completions and each of its tokens: how many characters of its text the tokens up to and
-    including it make; never falling (`needs_token_positions`)."""
+    """For each of the N completions what `positions.token_ends` says of its tokens (`needs_token_positions`)."""
 
     gradient_products: Mapping[str, Mapping[str, float]] | None = None
     """Inner products of the policy gradients of the reward's components, by their names
@@ -43,13 +42,14 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Credit:
-    """A reward for one place in the text of one completion."""
+    """A reward for one part of the text of one completion."""
 
     completion: int
     """Index among the N completions."""
 
-    character: int
-    """Index of a character of its text: the token that writes it gets the reward."""
+    start: int
+    end: int
+    """The part: its first character and the one behind its last. The tokens that write it share the reward."""
 
     value: float
 

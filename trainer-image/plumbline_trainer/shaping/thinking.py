@@ -49,7 +49,7 @@ def length_compression(
         found += first is not None
         kept += 0.0 if first is None else first / end
         place, value = (end, -1.0) if first is None else (first, first / end - 1)
-        credits.append(Credit(index, place, parameters.compress_weight * value))
+        credits.append(Credit(index, place, place + 1, parameters.compress_weight * value))
     return Shaped(
         rollout.rewards + parameters.length_weight * brevity,
         metrics={"answer_found": Metric(found, thoughts), "valid_thinking": Metric(kept, found)},

@@ -33,7 +33,8 @@ class BanditRegret(BanditStep, key="banditRegret"):
 
     means_column: ColumnName = Field("means", description="Column with the list of the arms' true means.")
 
-    def columns_read(self) -> tuple[str, ...]:
+    @property
+    def columns(self) -> tuple[str, ...]:
         return (self.means_column,)
 
 
@@ -48,5 +49,6 @@ class OracleImitation(BanditStep, key="oracleImitation"):
     )
     arms_column: ColumnName = Field("arms", description="Column with the number of arms.")
 
-    def columns_read(self) -> tuple[str, ...]:
+    @property
+    def columns(self) -> tuple[str, ...]:
         return (self.arms_column, self.history_column)

@@ -34,5 +34,6 @@ class Constrained(Shaping, key="constrained"):
         0.0, ge=0, lt=1, description="How much of the multipliers' last change is repeated in the next."
     )
 
-    def components_read(self) -> tuple[str, ...]:
+    @property
+    def component_names(self) -> tuple[str, ...]:
         return tuple(constraint.component for constraint in self.constraints)

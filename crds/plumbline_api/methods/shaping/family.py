@@ -30,10 +30,12 @@ class Shaping(Family):
     removed_by_baselines: ClassVar[bool] = False
     """Whether it only adds the same number to all rewards, so that it does nothing where a baseline is subtracted."""
 
-    def components_read(self) -> tuple[str, ...]:
-        """Components of the reward that it reads by name."""
+    @property
+    def component_names(self) -> tuple[str, ...]:
+        """Components of `spec.rewards` that must exist."""
         return ()
 
-    def columns_read(self) -> tuple[str, ...]:
-        """Columns of the prompts' rows that it reads."""
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns that every row of data must have."""
         return ()

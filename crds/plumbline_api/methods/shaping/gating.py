@@ -14,7 +14,8 @@ class GatingStep(Shaping):
         description="Component of spec.rewards; weight 0 there where this step alone is to count it."
     )
 
-    def components_read(self) -> tuple[str, ...]:
+    @property
+    def component_names(self) -> tuple[str, ...]:
         return (self.component,)
 
 

@@ -80,10 +80,11 @@ class ExactLengthTarget(Shaping, key="exactLengthTarget"):
     coefficient: float = Field(0.0003, gt=0, le=1000, description="What a token of distance costs.")
     tokens: int | None = Field(None, ge=0, le=10_000_000, description="Length that is asked for.")
     column: ColumnName | None = Field(
-        None, description="Column with each prompt's own length in tokens; rows without one are left as they are."
+        None, description="Column with each prompt's own length in tokens; rows with null there are left as they are."
     )
 
-    def columns_read(self) -> tuple[str, ...]:
+    @property
+    def columns(self) -> tuple[str, ...]:
         return () if self.column is None else (self.column,)
 
 
@@ -98,10 +99,11 @@ class MaximumLengthTarget(Shaping, key="maximumLengthTarget"):
     )
     tokens: int | None = Field(None, ge=0, le=10_000_000, description="Greatest length that is allowed.")
     column: ColumnName | None = Field(
-        None, description="Column with each prompt's own limit in tokens; rows without one are left as they are."
+        None, description="Column with each prompt's own limit in tokens; rows with null there are left as they are."
     )
 
-    def columns_read(self) -> tuple[str, ...]:
+    @property
+    def columns(self) -> tuple[str, ...]:
         return () if self.column is None else (self.column,)
 
 

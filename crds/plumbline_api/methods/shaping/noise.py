@@ -46,7 +46,8 @@ class NoisyVerifier(Shaping):
         None, description="Estimates falseNegativeRate while the job runs; without it the rate stays as given."
     )
 
-    def components_read(self) -> tuple[str, ...]:
+    @property
+    def component_names(self) -> tuple[str, ...]:
         return () if self.appeal is None else (self.appeal.component,)
 
 
@@ -59,8 +60,9 @@ class BackwardCorrection(NoisyVerifier, key="backwardCorrection"):
     )
     weight: float = Field(1.0, ge=0, le=1000, description="Factor of the corrected component.")
 
-    def components_read(self) -> tuple[str, ...]:
-        return super().components_read() + (() if self.component is None else (self.component,))
+    @property
+    def component_names(self) -> tuple[str, ...]:
+        return super().component_names + (() if self.component is None else (self.component,))
 
 
 class ForwardCorrection(NoisyVerifier, key="forwardCorrection"):

@@ -19,5 +19,6 @@ class RefinementGain(Shaping, key="refinementGain"):
     discount: float = Field(1.0, gt=0, le=1, description="A gain counts this much less with each round.")
     final_weight: float = Field(0.0, ge=0, le=1000, description="Factor of the score of the last round.")
 
-    def components_read(self) -> tuple[str, ...]:
+    @property
+    def component_names(self) -> tuple[str, ...]:
         return tuple(self.rounds)

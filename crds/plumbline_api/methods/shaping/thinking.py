@@ -21,7 +21,8 @@ class AnswerSearch(Shaping):
     )
     answer_column: ColumnName = Field("answer", description="Column with the right answer.")
 
-    def columns_read(self) -> tuple[str, ...]:
+    @property
+    def columns(self) -> tuple[str, ...]:
         return (self.answer_column,)
 
 

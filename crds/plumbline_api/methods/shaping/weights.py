@@ -31,7 +31,8 @@ class HypervolumeWeighting(Shaping, key="hypervolumeWeighting"):
     least: float = Field(0.5, ge=0, le=100, description="Factor of a rollout that adds nothing.")
     gain: float = Field(1.5, ge=0, le=100, description="What is added to it times tanh of the added hypervolume.")
 
-    def components_read(self) -> tuple[str, ...]:
+    @property
+    def component_names(self) -> tuple[str, ...]:
         return tuple(objective.component for objective in self.objectives)
 
 
@@ -48,5 +49,6 @@ class GradientWeighting(Shaping, key="gradientWeighting"):
         0.0, ge=0, le=0.1, description="No weight falls below; above 0 a component can always come back."
     )
 
-    def components_read(self) -> tuple[str, ...]:
+    @property
+    def component_names(self) -> tuple[str, ...]:
         return tuple(self.components)
