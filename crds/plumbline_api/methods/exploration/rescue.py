@@ -33,7 +33,7 @@ class Guidance(Rescue, key="guidance"):
     samples: int = Field(4, ge=1, le=4096, description="Completions with the hint for each such prompt.")
     importance_correction: bool = Field(
         True,
-        description="Whether the ratio's denominator is the probability with the hint, as completions were sampled; false takes the one without.",
+        description="Whether the ratio's denominator is the probability with the hint, as completions were sampled, which learns without bias but hardly from what the policy finds hopeless without the hint; false takes the one without, which learns from it as from a solution.",
     )
 
 
