@@ -602,6 +602,131 @@ BAD_SPECS = (
         "exactly one of configMap and path must be set",
         "rule",
     ),
+    BadSpec(
+        "options-and-choices",
+        RLVR,
+        {"spec.rewards": _reward({"multipleChoice": {"options": 4, "choicesColumn": "choices"}})},
+        "spec.rewards[0].verifier.multipleChoice.options",
+        "options must not be set with choicesColumn, which says for each row how many there are",
+        "rule",
+    ),
+    BadSpec(
+        "schema-from-nowhere",
+        RLVR,
+        {"spec.rewards": _reward({"jsonSchema": {}})},
+        "spec.rewards[0].verifier.jsonSchema",
+        "exactly one of schema and schemaColumn must be set",
+        "rule",
+    ),
+    BadSpec(
+        "no-instructions",
+        RLVR,
+        {"spec.rewards": _reward({"instructions": {}})},
+        "spec.rewards[0].verifier.instructions",
+        "at least one rule must be set, or fromRows: true",
+        "rule",
+    ),
+    BadSpec(
+        "count-of-nothing",
+        RLVR,
+        {"spec.rewards": _reward({"instructions": {"words": {}}})},
+        "spec.rewards[0].verifier.instructions.words",
+        "at least one of atLeast and atMost must be set",
+        "rule",
+    ),
+    BadSpec(
+        "count-turned-round",
+        RLVR,
+        {"spec.rewards": _reward({"instructions": {"words": {"atLeast": 3, "atMost": 2}}})},
+        "spec.rewards[0].verifier.instructions.words.atLeast",
+        "atLeast must not be above atMost",
+        "rule",
+    ),
+    BadSpec(
+        "keyword-count-turned-round",
+        RLVR,
+        {"spec.rewards": _reward({"instructions": {"keywords": [{"text": "x", "atLeast": 3, "atMost": 2}]}})},
+        "spec.rewards[0].verifier.instructions.keywords[0].atLeast",
+        "atLeast must not be above atMost",
+        "rule",
+    ),
+    BadSpec(
+        "judge-of-batches-by-chat",
+        RLVR,
+        {
+            "spec.rewards": _reward(
+                {"httpJudge": {"url": "http://j/", "batchSize": 2, "chatCompletions": {"model": "m"}}}
+            )
+        },
+        "spec.rewards[0].verifier.httpJudge.batchSize",
+        "batchSize must be 1 with chatCompletions, which judges one completion a request",
+        "rule",
+    ),
+    BadSpec(
+        "half-a-scale",
+        RLVR,
+        {"spec.rewards": _reward({"httpJudge": {"url": "http://j/", "lowest": 1}})},
+        "spec.rewards[0].verifier.httpJudge.lowest",
+        "lowest and highest must be set together: they are the ends of the judge's scale",
+        "rule",
+    ),
+    BadSpec(
+        "scale-turned-round",
+        RLVR,
+        {"spec.rewards": _reward({"httpJudge": {"url": "http://j/", "lowest": 2, "highest": 1}})},
+        "spec.rewards[0].verifier.httpJudge.lowest",
+        "lowest must be below highest",
+        "rule",
+    ),
+    BadSpec(
+        "judge-that-sees-nothing",
+        RLVR,
+        {
+            "spec.rewards": _reward(
+                {"httpJudge": {"url": "http://j/", "chatCompletions": {"model": "m", "template": "{prompt}"}}}
+            )
+        },
+        "spec.rewards[0].verifier.httpJudge.chatCompletions.template",
+        "template must contain {completion}, where the judged text is put",
+        "rule",
+    ),
+    BadSpec(
+        "reward-model-in-a-config-map",
+        RLVR,
+        {"spec.rewards": _reward({"rewardModel": {"source": {"configMap": {"name": "m", "key": "m"}}}})},
+        "spec.rewards[0].verifier.rewardModel.source.configMap",
+        "source.configMap must not be set: a model is a directory, and a ConfigMap cannot hold one",
+        "rule",
+    ),
+    BadSpec(
+        "prompts-from-nowhere",
+        RLVR,
+        {"spec.data.train": {}},
+        "spec.data.train",
+        "exactly one of source and generator must be set",
+        "rule",
+    ),
+    BadSpec(
+        "prompts-from-two-places",
+        RLVR,
+        {"spec.data.train.generator": {"reasoningGym": {"task": "chain_sum"}}},
+        "spec.data.train",
+        "exactly one of source and generator must be set",
+        "rule",
+    ),
+    BadSpec(
+        "held-out-prompts-that-are-learned-from",
+        RLVR,
+        {
+            "spec.data": {
+                name: {"generator": {"reasoningGym": {"task": "chain_sum"}}} for name in ("train", "evaluation")
+            }
+        },
+        "spec.data.evaluation",
+        "evaluation.generator.reasoningGym.seed must differ from train.generator.reasoningGym.seed: "
+        "the held-out prompts would be those learned from",
+        "rule",
+    ),
     # rules of PreferenceJob
     BadSpec(
         "reference-nobody-reads",

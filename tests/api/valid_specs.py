@@ -77,6 +77,8 @@ _FILE = {"volume": {"claimName": "data", "path": "train.jsonl"}}
 _PARAMETERS_WITHOUT_DEFAULT: dict[str, Document] = {
     "regex": {"pattern": "^[0-9]+$"},
     "python": {"configMap": "rewards"},
+    "httpJudge": {"url": "http://judge/v1/chat/completions", "chatCompletions": {"model": "judge"}},
+    "rewardModel": {"source": {"volume": {"claimName": "models", "path": "reward"}}},
     "jsonSchema": {"schema": {"type": "object", "required": ["name"]}},
     "instructions": {"words": {"atLeast": 1, "atMost": 20}, "noCommas": True},
     "mixture": {"terms": [{"objective": {"dpo": {}}}, {"weight": 0.2, "objective": {"sft": {}}}]},

@@ -145,6 +145,14 @@ def test_reward_code_is_mounted_under_its_name() -> None:
     assert mounts_of(pod_of(job))["/plumbline/rewards/own_code"] == ("rewards", None, True)
 
 
+def test_reward_models_are_mounted_under_their_name() -> None:
+    job = rlvr_job()
+    source = {"volume": {"claimName": "models", "path": "liked"}}
+    job["spec"]["rewards"].append({"name": "is_liked", "verifier": {"rewardModel": {"source": source}}})
+    assert snapshot_of(job).config.paths.reward_models == {"is_liked": "/plumbline/reward-models/is_liked"}
+    assert mounts_of(pod_of(job))["/plumbline/reward-models/is_liked"] == ("models", "liked", True)
+
+
 def test_pods_meet_the_restricted_pod_security_standard() -> None:
     spec = pod_of(preference_job())["spec"]
     assert spec["automountServiceAccountToken"] is False

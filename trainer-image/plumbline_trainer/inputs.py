@@ -24,8 +24,20 @@ def digest_inputs(paths: TrainerPaths) -> Inputs:
         model=digest_of_directory(resolve_directory(paths.model)),
         data=_digest_of_files(training, DataError, "the training data") if training else None,
         evaluation=_digest_of_files([evaluation], DataError, "the held-out data") if evaluation else None,
-        rewards=_digest_of_files(rewards, RewardFunctionError, "the reward code") if rewards else None,
+        rewards=_digest_of_rewards(rewards, paths),
     )
+
+
+def _digest_of_rewards(code: list[str], paths: TrainerPaths) -> str | None:
+    """Code and models of the reward components; None where no component has either."""
+    digest = _digest_of_files(code, RewardFunctionError, "the reward code") if code else None
+    if not paths.reward_models:
+        return digest
+    models = [
+        (name, digest_of_directory(resolve_directory(location)))
+        for name, location in sorted(paths.reward_models.items())
+    ]
+    return combined_digest([*([("code", digest)] if digest else []), *models])
 
 
 def digest_of_directory(directory: Path) -> str:

@@ -3,6 +3,7 @@
 import pytest
 
 from plumbline_api.methods.verifiers.python import PythonFunction
+from plumbline_trainer.rewards.sandbox.function import CodeFailed
 from plumbline_trainer.rewards.verifiers import build_verifier
 from tests.trainer.verifiers.verifying import reward
 
@@ -22,5 +23,5 @@ def test_a_users_function_gets_prompt_completion_answer_and_row(tmp_path):
 def test_a_missing_function_is_named(tmp_path):
     code = tmp_path / "reward.py"
     code.write_text("grade = 3\n")
-    with pytest.raises(AttributeError, match=r"reward\.py defines no function 'grade'"):
+    with pytest.raises(CodeFailed, match=r"reward\.py defines no function 'grade'"):
         build_verifier(PythonFunction(path=str(code), function="grade"), code)

@@ -5,14 +5,19 @@ import sys
 
 import pytest
 
+from plumbline_api.methods.verifiers.family import Verifier
 from plumbline_api.methods.verifiers.mathematics import Math, Numeric
 from plumbline_api.methods.verifiers.text import ExactMatch
+from plumbline_trainer.rewards.components import BATCH_COMPONENTS
 from plumbline_trainer.rewards.verifiers import VERIFIERS, checked_reward
 from tests.trainer.verifiers.verifying import reward
 
 
 def test_every_verifier_of_the_api_is_implemented():
-    assert VERIFIERS.missing() == []
+    """In the processes of verifiers, or as a component that scores many completions at once."""
+    in_batches = [member.member_key for member in Verifier.members() if member.in_batches]
+    assert VERIFIERS.missing() == in_batches
+    assert not set(BATCH_COMPONENTS.missing()) & set(in_batches)
 
 
 def test_the_worker_loads_no_torch():

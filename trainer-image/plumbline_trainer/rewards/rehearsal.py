@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 
+from plumbline_api.methods.verifiers.judges import HttpJudge
 from plumbline_api.methods.verifiers.python import PythonFunction
 from plumbline_api.sources import Reward
 from plumbline_trainer.data.rows import PromptRow
 from plumbline_trainer.failures import DataError, RewardFunctionError
+from plumbline_trainer.rewards.components import in_processes
 from plumbline_trainer.rewards.pool import Call, Outcome, VerifierPool
+from plumbline_trainer.rewards.scoring import Sample
 
 ROWS = 200
 """Rows whose answers the built-in verifiers try to read: each takes about a millisecond."""
@@ -30,6 +33,9 @@ def rehearse(rewards: Sequence[Reward], rows: Sequence[PromptRow], pool: Verifie
     """
     warnings = []
     for reward in rewards:
+        if isinstance(reward.verifier.value, HttpJudge):
+            warnings += _ask(reward, rows[:ROWS_FOR_CODE])
+    for reward in in_processes(rewards):
         own_code = isinstance(reward.verifier.value, PythonFunction)
         tried = rows[: ROWS_FOR_CODE if own_code else ROWS]
         calls = [Call(reward.name, row.prompt, row.answer or "", row.answer, row.columns) for row in tried]
@@ -48,6 +54,18 @@ def rehearse(rewards: Sequence[Reward], rows: Sequence[PromptRow], pool: Verifie
         allowed = f"; timeoutSeconds {reward.timeout_seconds:g} allows it more in training" if unfinished else ""
         warnings.append(f"reward {reward.name} failed on {place}: {outcome.error}{allowed}")
     return warnings
+
+
+def _ask(reward: Reward, rows: Sequence[PromptRow]) -> list[str]:
+    """Lets a judge score the first rows. It must answer for one of them; that others fail is a warning."""
+    from plumbline_trainer.rewards.http_judge import HttpJudgeComponent  # loaded for jobs that have a judge
+
+    judge = HttpJudgeComponent(reward.name, reward.verifier.value, min(reward.timeout_seconds, REHEARSAL_SECONDS))
+    outcomes = judge.score([Sample(row.prompt, row.answer or "", row.answer, row.columns) for row in rows])
+    failed = [(row.place, outcome.error) for row, outcome in zip(rows, outcomes, strict=True) if outcome.failed]
+    if len(failed) == len(rows):
+        raise RewardFunctionError(f"reward {reward.name} failed on {failed[0][0]}: {failed[0][1]}")
+    return [f"reward {reward.name} failed on {place}: {error}" for place, error in failed]
 
 
 def _go_on(call: Call, outcome: Outcome) -> None:

@@ -8,9 +8,10 @@ completion either takes the component's `errorValue` or has no reward at all. A 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -48,15 +49,40 @@ class Scores:
     """[N] bool: false where a component has no value."""
 
     metrics: dict[str, Metric]
-    """`reward/mean`, `reward/<component>`, and shares of failed and timed-out calls."""
+    """`reward/mean`, `reward/<component>`, shares of failed and timed-out calls, and seconds a call.
+
+    Every one is a sum over calls and their number, so that totals over steps and ranks can be had as well.
+    """
+
+
+class BatchComponent(Protocol):
+    """A component that scores many completions at once, in the trainer's own process."""
+
+    def score(
+        self,
+        samples: Sequence[Sample],
+        poll: Callable[[], None] = lambda: None,
+        on_outcome: Callable[[Outcome], None] = lambda outcome: None,
+    ) -> list[Outcome]:
+        """The outcome of every sample, in order. `poll` is called between pieces of work and `on_outcome` for each
+        outcome; either ends the run by raising."""
+        ...
+
+    def close(self) -> None:
+        """Frees what it holds."""
+        ...
 
 
 class Scorer:
     """Scores completions with the components of a job."""
 
-    def __init__(self, rewards: Sequence[Reward], pool: VerifierPool) -> None:
+    def __init__(
+        self, rewards: Sequence[Reward], pool: VerifierPool, batches: Mapping[str, BatchComponent] | None = None
+    ) -> None:
+        """`batches` are the components, by name, that `pool` does not know."""
         self._rewards = rewards
         self._pool = pool
+        self._batches = batches or {}
 
     def score(
         self, samples: Sequence[Sample], poll: Callable[[], None] = lambda: None, calls_of_step: int | None = None
@@ -66,16 +92,18 @@ class Scorer:
         Raises `RewardFunctionError` as soon as a component has failed more often than it may in the whole step.
         """
         failures = _Failures(self._rewards, calls_of_step or len(samples))
+        in_pool = [reward.name for reward in self._rewards if reward.name not in self._batches]
         calls = [
-            Call(reward.name, sample.prompt, sample.completion, sample.answer, sample.row)
-            for reward in self._rewards
+            Call(name, sample.prompt, sample.completion, sample.answer, sample.row)
+            for name in in_pool
             for sample in samples
         ]
-        outcomes = self._pool.run(calls, poll, failures.note)
+        outcomes = self._pool.run(calls, poll, lambda call, outcome: failures.note(call.component, outcome))
         by_component = {
-            reward.name: outcomes[index * len(samples) : (index + 1) * len(samples)]
-            for index, reward in enumerate(self._rewards)
+            name: outcomes[index * len(samples) : (index + 1) * len(samples)] for index, name in enumerate(in_pool)
         }
+        for name, component in self._batches.items():
+            by_component[name] = component.score(samples, poll, partial(failures.note, name))
         return combine(self._rewards, by_component)
 
 
@@ -101,6 +129,8 @@ def combine(rewards: Sequence[Reward], outcomes: dict[str, list[Outcome]]) -> Sc
         timeouts = sum(outcome.timed_out for outcome in outcomes[reward.name])
         metrics[f"reward_errors/{reward.name}"] = Metric(float(errors), float(count))
         metrics[f"reward_timeouts/{reward.name}"] = Metric(float(timeouts), float(count))
+        seconds = sum(outcome.seconds for outcome in outcomes[reward.name])
+        metrics[f"reward_seconds/{reward.name}"] = Metric(seconds, float(count))
     totals = torch.where(valid, totals, 0.0)
     metrics["reward/mean"] = Metric.mean_of(totals, valid)
     return Scores(components, totals, valid, metrics)
@@ -126,12 +156,12 @@ class _Failures:
         self._calls = calls
         self._failed: Counter[str] = Counter()
 
-    def note(self, call: Call, outcome: Outcome) -> None:
+    def note(self, component: str, outcome: Outcome) -> None:
         if not outcome.failed:
             return
-        self._failed[call.component] += 1
-        reward = self._rewards[call.component]
-        failed = self._failed[call.component]
+        self._failed[component] += 1
+        reward = self._rewards[component]
+        failed = self._failed[component]
         if failed > _allowed(reward, self._calls):
             detail = f"; the last: {outcome.error}"
             if outcome.traceback:

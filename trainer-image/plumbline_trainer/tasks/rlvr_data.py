@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from plumbline_api.contract import TrainerConfig
 from plumbline_api.rlvr_job import RLVRJobSpec
 from plumbline_api.sources import PromptSet, RowSet
@@ -19,8 +21,10 @@ from plumbline_trainer.data.rendering import Limits, Renderer, fit
 from plumbline_trainer.data.rows import PromptRow, Rows, listed, load_rows, shape_rows
 from plumbline_trainer.failures import DataError
 from plumbline_trainer.modeling.loading import load_configuration, resolve_directory
+from plumbline_trainer.rewards.components import in_processes, open_batch_components
 from plumbline_trainer.rewards.pool import VerifierPool
 from plumbline_trainer.rewards.rehearsal import rehearse
+from plumbline_trainer.rewards.scoring import Scorer
 from plumbline_trainer.rollout.cache import RowCache
 from plumbline_trainer.tasks.data_sets import (
     PREFLIGHT_ROWS,
@@ -117,13 +121,27 @@ def check_inputs(config: TrainerConfig) -> InputReport:
         load = partial(load_prompts, spec=spec, renderer=renderer, max_rendered=PREFLIGHT_ROWS)
         train, evaluation = load_data_sets(config, load)
         warnings = template_warnings(renderer) + train.warnings + (evaluation.warnings if evaluation else [])
+        for location in config.paths.reward_models.values():
+            from plumbline_trainer.rewards.reward_model import check_reward_model
+
+            check_reward_model(resolve_directory(location))
         warnings += rehearse(spec.rewards, train.rows, pool)
     return InputReport(train.rows_in_file, evaluation.rows_in_file if evaluation else 0, warnings)
 
 
 def open_pool(config: TrainerConfig) -> VerifierPool:
     """Processes that know the job's reward components."""
-    return VerifierPool(spec_of(config).rewards, {name: Path(file) for name, file in config.paths.rewards.items()})
+    rewards = in_processes(spec_of(config).rewards)
+    return VerifierPool(rewards, {name: Path(file) for name, file in config.paths.rewards.items()})
+
+
+def open_scorer(config: TrainerConfig, pool: VerifierPool, device: torch.device) -> Scorer:
+    """What scores completions with all components: those of `pool`, judges, and reward models on `device`.
+
+    Raises `ModelError` and `ConfigError` for a component that cannot be opened.
+    """
+    rewards = spec_of(config).rewards
+    return Scorer(rewards, pool, open_batch_components(rewards, config.paths.reward_models, device))
 
 
 def spec_of(config: TrainerConfig) -> RLVRJobSpec:

@@ -7,6 +7,8 @@ from plumbline_api.methods.verifiers import (  # noqa: F401  (importing a module
     code,
     generated,
     instructions,
+    judges,
+    learned,
     mathematics,
     python,
     schema,

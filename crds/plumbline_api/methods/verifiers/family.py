@@ -12,3 +12,7 @@ class Verifier(Family):
 
     needs_answer: ClassVar[bool] = True
     """Whether every row must carry an `answer`."""
+
+    in_batches: ClassVar[bool] = False
+    """Whether it scores many completions at once, in the trainer's own process, and not one after another in the
+    processes of verifiers."""
