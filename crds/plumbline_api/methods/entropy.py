@@ -66,5 +66,25 @@ class EntropyBand(EntropyControl, key="band"):
     coefficient: float = Field(0.001, gt=0, le=10, description="Weight of the entropy outside the band.")
 
 
+class EntropySmoothing(EntropyControl, key="smoothing"):
+    """A bonus, and a pull back into a band around the mean entropy of the last steps, which keeps entropy from collapsing and from running away in long episodes; the pull fades over the job's phases (EPO; Xu et al. 2025, arXiv:2509.22576)."""
+
+    rules: ClassVar = (
+        Rule(field("low") < field("high"), "low must be below high: entropy is left alone between them", path="low"),
+    )
+
+    bonus: float = Field(0.001, ge=0, le=10, description="Weight of the entropy itself, in every step.")
+    coefficient: float = Field(0.1, gt=0, le=100, description="Strength of the pull into the band at the start.")
+    low: float = Field(0.8, ge=0, le=1, description="The band begins at this share of the mean of the last steps.")
+    high: float = Field(1.2, ge=1, le=100, description="The band ends at this multiple of the mean of the last steps.")
+    window: int = Field(50, ge=1, le=10_000, description="Steps whose entropies the mean is of.")
+    final_share: float = Field(
+        1.0, gt=0, le=100, description="What is left of the pull after phaseSteps; above 1 it grows instead."
+    )
+    phase_steps: int = Field(
+        1000, ge=1, le=10_000_000, description="Steps over which the pull changes, by the same factor in each."
+    )
+
+
 class EntropyChoice(Choice, family=EntropyControl):
     """How entropy is controlled: exactly one way."""

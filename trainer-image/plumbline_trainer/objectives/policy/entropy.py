@@ -2,7 +2,7 @@
 
 The term of a token's loss is -coefficient H, H the entropy of the policy's distribution over the vocabulary at that
 token. What a controller measures is the mean of H over all tokens of a step, so a coefficient is the same for all
-micro-batches and ranks, and follows from a state of two numbers.
+micro-batches and ranks, and follows from a small state.
 """
 
 from __future__ import annotations
@@ -14,7 +14,14 @@ from typing import Any
 
 from torch import Tensor
 
-from plumbline_api.methods.entropy import EntropyBand, EntropyBonus, EntropyConstraint, EntropyControl, EntropyTarget
+from plumbline_api.methods.entropy import (
+    EntropyBand,
+    EntropyBonus,
+    EntropyConstraint,
+    EntropyControl,
+    EntropySmoothing,
+    EntropyTarget,
+)
 from plumbline_trainer.objectives.policy.inputs import PolicyTokens
 from plumbline_trainer.registry import Registry
 from plumbline_trainer.reporting.metrics import Metric
@@ -35,6 +42,12 @@ class EntropyState:
 
     applied: float
     """What multiplies entropy in the present step: positive as a bonus, negative as a penalty."""
+
+    recent: tuple[float, ...] = ()
+    """Mean entropies of the last steps, oldest first, for a controller that compares with them."""
+
+    steps: int = 0
+    """Steps measured so far, for a controller with phases."""
 
 
 Controller = Callable[[Any, EntropyState | None, float], EntropyState]
@@ -106,3 +119,25 @@ def band(parameters: EntropyBand, state: EntropyState | None, entropy: float) ->
     elif state is not None and entropy > parameters.high:
         applied = -parameters.coefficient
     return EntropyState(parameters.coefficient, applied)
+
+
+@CONTROLLERS.implements(EntropySmoothing)
+def smoothing(parameters: EntropySmoothing, state: EntropyState | None, entropy: float) -> EntropyState:
+    """bonus + b_k (low - H/M) where H < low M, bonus - b_k (H/M - high) where H > high M, else bonus; M is the mean of
+    the last `window` steps before H (EPO; Xu et al. 2025, arXiv:2509.22576).
+
+    The pull is that of the penalty (b_k / 2) M relu(low - H/M)^2 + (b_k / 2) M relu(H/M - high)^2, minus whose
+    derivative by H it is: 0 in the band and on its border, growing outside. b_k = coefficient final_share^min(1, k /
+    phase_steps) after k steps. The paper bounds entropy by multiples of its running mean with a weight that changes
+    over phases; its form of the penalty and its schedule are not settled here, and these are our own.
+    """
+    if state is None:
+        return EntropyState(parameters.coefficient, parameters.bonus)
+    steps = state.steps + 1
+    strength = parameters.coefficient * parameters.final_share ** min(1.0, steps / parameters.phase_steps)
+    pull = 0.0
+    if state.recent:
+        relative = entropy / max(sum(state.recent) / len(state.recent), LEAST_COEFFICIENT)
+        pull = strength * (max(parameters.low - relative, 0.0) - max(relative - parameters.high, 0.0))
+    recent = (*state.recent, entropy)[-parameters.window :]
+    return EntropyState(strength, parameters.bonus + pull, recent, steps)
