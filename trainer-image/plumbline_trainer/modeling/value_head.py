@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,7 +12,7 @@ from transformers import AutoModelForSequenceClassification
 from plumbline_trainer.data.batches import SequenceBatch
 from plumbline_trainer.data.order import derive_seed
 from plumbline_trainer.failures import ModelError
-from plumbline_trainer.modeling.loading import load_model, resolve_directory, select_dtype
+from plumbline_trainer.modeling.loading import load_configuration, load_model, resolve_directory, select_dtype
 from plumbline_trainer.modeling.logprobs import causal_model
 from plumbline_trainer.modeling.reward_head import HEAD
 from plumbline_trainer.modeling.shared_prefix import model_inputs
@@ -49,10 +50,12 @@ def load_value_model(
     head gets one that depends on `seed` alone; a `frozen` one must have it, as what it says would mean nothing. Raises
     `ModelError`.
     """
+    directory = resolve_directory(location)
+    _check_outputs(directory, outputs)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "value head"))
         model = load_model(
-            resolve_directory(location),
+            directory,
             dtype=select_dtype(dtype, device),
             device=device,
             activation_checkpointing=activation_checkpointing and not frozen,
@@ -64,6 +67,17 @@ def load_value_model(
     if not isinstance(getattr(model, HEAD, None), nn.Module):
         raise ModelError(f"{type(model).__name__} has no `{HEAD}` head: it cannot be a critic")
     return model.requires_grad_(False).eval() if frozen else model
+
+
+def _check_outputs(directory: Path, outputs: int) -> None:
+    """Raises `ModelError` where the directory holds a head with another number of outputs."""
+    configuration = load_configuration(directory)
+    has_head = any(name.endswith("ForSequenceClassification") for name in configuration.architectures or ())
+    if has_head and configuration.num_labels != outputs:
+        raise ModelError(
+            f"model directory {directory}: its head has {configuration.num_labels} outputs, the critic's loss needs "
+            f"{outputs}"
+        )
 
 
 def value_outputs(model: nn.Module, batch: SequenceBatch) -> torch.Tensor:
