@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ def verify(prompt, completion, answer, row):
         while True:
             pass
     if completion == "child":
-        open(row["file"], "w").write(str(subprocess.Popen(["sleep", "3600"]).pid))
+        subprocess.Popen(["sleep", "3600"])
         time.sleep(3600)
     if completion == "die":
         os.kill(os.getpid(), signal.SIGKILL)
@@ -92,10 +93,18 @@ def test_a_call_out_of_time_is_ended_and_the_others_go_on(pool, completion):
     assert [outcome.value for outcome in pool.run([call("4"), call("5")])] == [4, 5]
 
 
-def test_children_of_a_call_out_of_time_are_ended_too(pool, tmp_path):
-    file = tmp_path / "pid"
-    pool.run([call("child", file=str(file))])
-    assert not _alive(int(file.read_text()))
+def test_children_of_a_call_out_of_time_are_ended_too(pool):
+    sleeping = set()
+    [outcome] = pool.run([call("child")], lambda: sleeping.update(_sleeping()))
+    assert outcome.timed_out
+    assert sleeping
+    assert not any(map(_alive, sleeping))
+
+
+def test_a_call_knows_how_long_it_took(pool):
+    short, long = pool.run([call("1"), call("sleep")])
+    assert 0 < short.seconds < long.seconds
+    assert 1 <= long.seconds < 20
 
 
 def test_a_death_is_an_error_of_its_call_alone(pool):
@@ -185,7 +194,11 @@ def test_closing_leaves_no_process(tmp_path):
     pool = VerifierPool([component(code)], {"code": code}, workers=3)
     pool.run([call("1")])
     assert len(_children() - before) == 3
+    # a worker, its sandbox's own process and the function in it, three times
+    _until(lambda: len(descendants(os.getpid()) - before) == 9)
+    below = descendants(os.getpid()) - before
     pool.close()
+    assert not any(map(_alive, below))
     assert _children() == before
     pool.close()
 
@@ -193,9 +206,8 @@ def test_closing_leaves_no_process(tmp_path):
 def test_a_killed_trainer_leaves_no_worker(tmp_path):
     """Not even one that is in an endless loop and so never sees that its input has ended."""
     code = tmp_path / "reward.py"
-    code.write_text("import os\ndef verify(prompt, completion, answer, row):\n"
-                    f"    open({str(tmp_path / 'pid')!r} + '.part', 'w').write(str(os.getpid()))\n"
-                    f"    os.rename({str(tmp_path / 'pid')!r} + '.part', {str(tmp_path / 'pid')!r})\n"
+    code.write_text("import subprocess\ndef verify(prompt, completion, answer, row):\n"
+                    "    subprocess.Popen(['sleep', '3600'])\n"
                     "    while True: pass\n")  # fmt: skip
     program = (
         "import sys; from pathlib import Path\n"
@@ -206,11 +218,12 @@ def test_a_killed_trainer_leaves_no_worker(tmp_path):
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     trainer = subprocess.Popen([sys.executable, "-c", program, str(code)], env=environment)
-    _until((tmp_path / "pid").exists)
-    worker = int((tmp_path / "pid").read_text())
+    _until(lambda: _sleeping(trainer.pid))
+    below = descendants(trainer.pid)
+    assert len(below) >= 4  # the worker, the sandbox's own process, the function, its child
     trainer.send_signal(signal.SIGKILL)
     trainer.wait()
-    _until(lambda: not _alive(worker))
+    _until(lambda: not any(map(_alive, below)))
 
 
 def _until(condition, seconds=30):
@@ -228,6 +241,28 @@ def _alive(pid):
         return False
 
 
+def _sleeping(root=None):
+    """Descendants that are `sleep 3600`."""
+    found = set()
+    for pid in descendants(root or os.getpid()):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            if Path(f"/proc/{pid}/cmdline").read_bytes() == b"sleep\x003600\x00":
+                found.add(pid)
+    return found
+
+
 def _children():
     tasks = Path(f"/proc/{os.getpid()}/task").glob("*/children")
     return {int(pid) for task in tasks for pid in task.read_text().split()}
+
+
+def descendants(root):
+    """All processes below one."""
+    parents = {}
+    for directory in Path("/proc").glob("[0-9]*"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            parents[int(directory.name)] = int((directory / "stat").read_text().rsplit(")", 1)[1].split()[1])
+    found = {root}
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found - {root}

@@ -4,8 +4,8 @@ A call that runs out of time, or whose process dies, costs that process: it is k
 one takes its place. Nothing that a verifier does can hold up or end the trainer. Results come in the order of calls.
 
 Workers see neither the trainer's environment, where credentials and the addresses of its peers may be, nor its files
-and pipes, and their memory is limited (see `worker`). They do share its network, file system and user: this keeps
-mistakes in, not malice.
+and pipes, and their memory is limited (see `worker`). They run the project's own code; completions that are programs
+and the user's functions run in sandboxes below them (see `sandbox`), which keep malice in as well.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import plumbline_api
 import plumbline_trainer
+from plumbline_api.methods.verifiers.code import Code
+from plumbline_api.methods.verifiers.python import PythonFunction
 from plumbline_api.sources import Reward
 from plumbline_trainer.failures import RewardFunctionError
 
@@ -35,6 +37,12 @@ LOAD_SECONDS = 60.0
 
 ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "SSL_CERT_FILE")
 """What workers keep of the trainer's environment."""
+
+SANDBOXED = (Code, PythonFunction)
+"""Verifiers that run code which is not the project's."""
+
+GRACE_SECONDS = 2.0
+"""What a worker gets beyond the limit of a call to end its sandbox's processes by itself, and again to leave."""
 
 MAX_WORKERS = 8
 _POLL_SECONDS = 0.1
@@ -59,6 +67,8 @@ class Outcome:
     error: str = ""
     traceback: str = ""
     timed_out: bool = False
+    seconds: float = 0.0
+    """Wall-clock time from handing the call to a worker to its answer, or to its end."""
 
     @property
     def failed(self) -> bool:
@@ -70,7 +80,8 @@ class VerifierPool:
 
     def __init__(self, rewards: Sequence[Reward], code: dict[str, Path], workers: int | None = None) -> None:
         """`code` is the file with the code of a component, by name. Workers start at once and load meanwhile."""
-        self._timeouts = {reward.name: reward.timeout_seconds for reward in rewards}
+        self._timeouts = {reward.name: _longest_call(reward) for reward in rewards}
+        self._sandboxed = any(isinstance(reward.verifier.value, SANDBOXED) for reward in rewards)
         self._greeting = [
             {
                 "name": reward.name,
@@ -81,7 +92,7 @@ class VerifierPool:
         ]
         self._size = workers or min(MAX_WORKERS, len(os.sched_getaffinity(0)))
         self._selector = selectors.DefaultSelector()
-        self._workers = [_Worker(self._greeting, self._selector) for _ in range(self._size)]
+        self._workers = [_Worker(self._greeting, self._selector, self._sandboxed) for _ in range(self._size)]
 
     def __enter__(self) -> VerifierPool:
         return self
@@ -118,6 +129,7 @@ class VerifierPool:
             nonlocal missing
             assert worker.call is not None
             index, worker.call = worker.call, None
+            outcome = replace(outcome, seconds=time.monotonic() - worker.sent)
             outcomes[index] = outcome
             missing -= 1
             on_outcome(calls[index], outcome)
@@ -136,7 +148,9 @@ class VerifierPool:
                     for message in worker.receive():
                         if (outcome := worker.answered(message)) is not None:
                             settle(worker, outcome)
-                    if worker.closed:
+                    if worker.last_answer:
+                        worker.end()
+                    elif worker.closed:
                         outcome = worker.died()
                         if worker.call is not None:
                             settle(worker, outcome)
@@ -154,7 +168,7 @@ class VerifierPool:
     def _replace_ended(self) -> None:
         for index, worker in enumerate(self._workers):
             if worker.ended:
-                self._workers[index] = _Worker(self._greeting, self._selector)
+                self._workers[index] = _Worker(self._greeting, self._selector, self._sandboxed)
 
     def _patience(self) -> float:
         nearest = min(worker.deadline for worker in self._workers) - time.monotonic()
@@ -164,7 +178,8 @@ class VerifierPool:
 class _Worker:
     """One worker process: loading, then idle or busy with one call, at last ended."""
 
-    def __init__(self, greeting: list[dict[str, Any]], selector: selectors.BaseSelector) -> None:
+    def __init__(self, greeting: list[dict[str, Any]], selector: selectors.BaseSelector, sandboxed: bool) -> None:
+        """`sandboxed` workers have processes and files below them, and get the time to end those at their end."""
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "plumbline_trainer.rewards.worker"],
             stdin=subprocess.PIPE,
@@ -173,12 +188,15 @@ class _Worker:
             env=_environment(),
             start_new_session=True,
         )
+        self._sandboxed = sandboxed
         self._selector = selector
         selector.register(self._output, selectors.EVENT_READ, self)
         self._buffer = b""
         self._timeout = 0.0
         self.call: int | None = None
+        self.sent = 0.0
         self.closed = False
+        self.last_answer = False
         self.ended = False
         self._to_load = [component["name"] for component in greeting]
         self.deadline = time.monotonic() + LOAD_SECONDS
@@ -195,8 +213,10 @@ class _Worker:
     def send(self, index: int, call: Call, timeout: float) -> None:
         self.call = index
         self._timeout = timeout
-        self.deadline = time.monotonic() + timeout
-        self._write(vars(call))
+        self.sent = time.monotonic()
+        # the worker itself ends what runs in its sandbox, and is ended only if it does not
+        self.deadline = self.sent + timeout + (GRACE_SECONDS if self._sandboxed else 0.0)
+        self._write(vars(call) | {"limit": timeout})
 
     def receive(self) -> list[dict[str, Any]]:
         """Complete messages that have arrived; sets `closed` at the end of the stream."""
@@ -217,7 +237,8 @@ class _Worker:
             return None
         self.deadline = float("inf")
         if "error" in message:
-            return Outcome(None, message["error"], message["traceback"])
+            self.last_answer = message["ends"]
+            return Outcome(None, message["error"], message["traceback"], message["timed_out"])
         return Outcome(float(message["value"]))
 
     def died(self) -> Outcome:
@@ -240,11 +261,15 @@ class _Worker:
         return Outcome(None, f"did not return within {self._timeout:g} s", timed_out=True)
 
     def end(self) -> None:
-        """Kills the process and its children, and waits for it."""
+        """Ends the process and all below it, and waits for it."""
         if self.ended:
             return
         self.ended = True
         self._selector.unregister(self._output)
+        if self._sandboxed:
+            self._process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(GRACE_SECONDS)
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
@@ -260,6 +285,14 @@ class _Worker:
                 data = data[self._process.stdin.write(data) :]
         except BrokenPipeError:
             return  # the process has died; reading finds the end of its stream and says how
+
+
+def _longest_call(reward: Reward) -> float:
+    """A component's limit. Tests of programs have one of their own, which is no error and must come first."""
+    verifier = reward.verifier.value
+    if isinstance(verifier, Code):
+        return max(reward.timeout_seconds, verifier.timeout_seconds + GRACE_SECONDS)
+    return reward.timeout_seconds
 
 
 def _environment() -> dict[str, str]:

@@ -1,8 +1,11 @@
 """The process that runs verifiers: started by `pool`, reads calls from its standard input, answers on its output.
 
 One JSON object a line. The first line it reads lists the components; it answers each with `loaded` or `failed`. Every
-further line is a call, answered with `value` or `error`. Code that prints, reads the terminal or starts children
-cannot disturb this: the pipes are moved away from the standard streams before any of it is loaded.
+further line is a call, answered with `value` or `error`, and with `seconds`, the time that it took. Libraries that
+print or read the terminal cannot disturb this: the pipes are moved away from the standard streams before any is loaded.
+
+Only the project's own code and its libraries run in this process. Completions and the user's functions run in the
+sandbox (see `sandbox`), which this process supervises and takes down with it.
 """
 
 from __future__ import annotations
@@ -13,35 +16,52 @@ import os
 import resource
 import signal
 import sys
-import traceback
+import time
 from pathlib import Path
-from typing import Any, TextIO
+from types import FrameType
+from typing import Any, NoReturn, TextIO
 
 from plumbline_api.methods.verifiers.choice import VerifierChoice
+from plumbline_trainer.rewards.sandbox.function import CodeFailed, FunctionEnded, OutOfTime, SandboxedFunction
+from plumbline_trainer.rewards.sandbox.shared import close_shared_sandbox
+from plumbline_trainer.rewards.sandbox.supervisor import SandboxError
+from plumbline_trainer.rewards.sandbox.tasks import summary, tail
 from plumbline_trainer.rewards.verifiers import Verify, build_verifier, checked_reward
 
 _PR_SET_PDEATHSIG = 1
-_TRACEBACK_LINES = 12
-
 CALL_MEMORY_BYTES = 4 * 2**30
-"""What calls may use beyond loaded code: enough for any check of a text, too little to end the trainer's pod."""
+"""What calls of built-in verifiers may use beyond loaded code: enough for any check of a text, and no more."""
 
 
 def main() -> None:
     """Serves until the input ends."""
     _end_with_parent()
+    signal.signal(signal.SIGTERM, _leave)
     calls, answers = _private_streams()
     verifiers = _load(json.loads(calls.readline()), answers)
     _limit_memory()
     for line in calls:
         call = json.loads(line)
+        began = time.monotonic()
         try:
             verify = verifiers[call["component"]]
+            if isinstance(verify, SandboxedFunction):
+                verify.seconds = call["limit"]
             value = checked_reward(verify(call["prompt"], call["completion"], call["answer"], call["row"]))
-        except BaseException as error:  # whatever the user's code raises, sys.exit included, is the call's answer
-            _say(answers, error=_summary(error), traceback=_tail())
+        except BaseException as error:  # whatever a verifier or the user's code raises is the call's answer
+            failure = _failure(error)
+            _say(answers, **failure, seconds=time.monotonic() - began)
+            if failure["ends"]:
+                break
         else:
-            _say(answers, value=value)
+            _say(answers, value=value, seconds=time.monotonic() - began)
+    close_shared_sandbox()
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    """What runs in the sandbox is gone, and its files, before this process is."""
+    close_shared_sandbox()
+    os._exit(0)
 
 
 def _load(components: list[dict[str, Any]], answers: TextIO) -> dict[str, Verify]:
@@ -52,7 +72,7 @@ def _load(components: list[dict[str, Any]], answers: TextIO) -> dict[str, Verify
             parameters = VerifierChoice.model_validate(component["verifier"]).value
             verifiers[name] = build_verifier(parameters, Path(code) if code else None)
         except BaseException as error:
-            _say(answers, failed=name, error=_summary(error), traceback=_tail())
+            _say(answers, failed=name, **_failure(error))
         else:
             _say(answers, loaded=name)
     return verifiers
@@ -78,7 +98,7 @@ def _end_with_parent() -> None:
 def _limit_memory() -> None:
     """Lets calls add `CALL_MEMORY_BYTES` of addresses to what loading has mapped; beyond that they get a MemoryError.
 
-    Only the soft limit is set: it is against accidents, and code that means to hold more may raise it.
+    Only the soft limit is set: it is against accidents. What runs in the sandbox has limits of its own.
     """
     if sys.platform == "linux":
         mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -91,13 +111,12 @@ def _say(answers: TextIO, **message: Any) -> None:
     answers.write(json.dumps(message) + "\n")
 
 
-def _summary(error: BaseException) -> str:
-    lines = traceback.format_exception_only(error)
-    return lines[-1].strip()
-
-
-def _tail() -> str:
-    return "\n".join(traceback.format_exc().rstrip().splitlines()[-_TRACEBACK_LINES:])
+def _failure(error: BaseException) -> dict[str, Any]:
+    """What an error says, in one line and with the end of its traceback; and whether this process ends with it."""
+    timed_out, ends = isinstance(error, OutOfTime), isinstance(error, (FunctionEnded, SandboxError))
+    if isinstance(error, CodeFailed):
+        return {"error": error.error, "traceback": error.traceback, "timed_out": timed_out, "ends": ends}
+    return {"error": summary(error), "traceback": tail(error), "timed_out": timed_out, "ends": ends}
 
 
 if __name__ == "__main__":

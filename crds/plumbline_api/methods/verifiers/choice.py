@@ -5,6 +5,7 @@ from __future__ import annotations
 from plumbline_api.base import Choice
 from plumbline_api.methods.verifiers import (  # noqa: F401  (importing a module declares its members)
     code,
+    command,
     generated,
     instructions,
     judges,

@@ -11,7 +11,7 @@ from plumbline_api.rules import Rule, has
 
 
 class PythonFunction(Verifier, key="python"):
-    """A user's function `verify(prompt, completion, answer, row) -> float`, mounted from a ConfigMap and run in a separate process that sees none of the runtime's environment variables."""
+    """A user's function `verify(prompt, completion, answer, row) -> float`, mounted from a ConfigMap and run in a sandbox: a process of its own without the runtime's environment variables, without network unless `network` is set, and with no files but its own, the interpreter's and a temporary directory."""
 
     needs_answer = False
 
@@ -32,4 +32,23 @@ class PythonFunction(Verifier, key="python"):
     )
     function: str = Field(
         "verify", min_length=1, max_length=128, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="Name of the function."
+    )
+    network: bool = Field(
+        False,
+        description="Lets the function open internet connections, for example to a service that judges completions. Without it, it cannot.",
+    )
+    memory_bytes: int = Field(
+        4 * 2**30,
+        ge=16 * 2**20,
+        le=2**42,
+        description="Memory that the function may use besides the interpreter's, loaded libraries included.",
+    )
+    file_bytes: int = Field(
+        256 * 2**20,
+        ge=4096,
+        le=2**40,
+        description="Size of all files that the function may keep in its temporary directory.",
+    )
+    processes: int = Field(
+        16, ge=1, le=256, description="Processes at a time, the function's own included; 1 lets it start none."
     )

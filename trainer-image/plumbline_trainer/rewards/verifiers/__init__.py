@@ -7,6 +7,7 @@ libraries such as math-verify only where a job asks for them. A verifier raises 
 
 from plumbline_trainer.rewards.verifiers import (  # noqa: F401  (importing a module registers its verifiers)
     code,
+    command,
     instructions,
     mathematics,
     multiple_choice,
