@@ -7,9 +7,7 @@ from typing import Any
 
 import torch
 
-from plumbline_api.methods.kl import KlPenalty
 from plumbline_api.methods.policy.family import PolicyObjective
-from plumbline_api.methods.policy_aggregation import PolicyAggregation
 from plumbline_trainer.objectives.policy.inputs import PolicyTokens, StepCounts
 from plumbline_trainer.objectives.policy.loss import policy_loss
 from plumbline_trainer.objectives.policy.preparation import prepared
@@ -94,12 +92,7 @@ def counts(batch: PolicyTokens, max_completion_tokens: int = 8) -> StepCounts:
 
 
 def loss_of(
-    parameters: PolicyObjective,
-    batch: PolicyTokens,
-    step: StepCounts | None = None,
-    *,
-    kl: KlPenalty | None = None,
-    aggregation: PolicyAggregation | None = None,
+    parameters: PolicyObjective, batch: PolicyTokens, step: StepCounts | None = None, **parts: Any
 ) -> tuple[torch.Tensor, dict[str, Metric]]:
-    """The loss of the batch, by default as a step of its own."""
-    return policy_loss(parameters, batch, step or counts(batch), kl=kl, aggregation=aggregation)
+    """The loss of the batch, by default as a step of its own; `parts` are those of `policy_loss`."""
+    return policy_loss(parameters, batch, step or counts(batch), **parts)

@@ -70,7 +70,7 @@ def kept_if_right(parameters: RaftPlusPlus, rollout: JudgedRollout, advantages: 
 @PREPARATIONS.implements(WReinforce)
 def signed(parameters: WReinforce, rollout: JudgedRollout, advantages: Tensor) -> dict[str, Tensor]:
     """`positive_weight` for right completions, -1 for wrong ones, 0 for those without a reward."""
-    sign = torch.where(rollout.correct, parameters.positive_weight, -1.0).double()
+    sign = torch.full_like(rollout.rewards, -1.0).masked_fill(rollout.correct, parameters.positive_weight)
     return {WEIGHT: sign.where(rollout.valid, 0.0)}
 
 
