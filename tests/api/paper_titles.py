@@ -154,4 +154,27 @@ PAPERS = (
         "Reinforcement Learning with Verifiable yet Noisy Rewards under Imperfect Verifiers",
         ("backwardCorrection", "forwardCorrection"),
     ),
+    Paper("Hard Examples Are All You Need: Maximizing GRPO Post-Training Under Annotation Budgets", ("hardestShare",)),
+    Paper("Vanishing Gradients in Reinforcement Finetuning of Language Models", ("rewardDeviation",)),
+    Paper("Self-Evolving Curriculum for LLM Reasoning", ("selfEvolving",)),
+    Paper("Unlocking the Potential of Difficulty Prior in RL-based Multimodal Reasoning", ("passRateBand",)),
+    Paper(
+        "Optimizing Chain-of-Thought Reasoners via Gradient Variance Minimization in Rejection Sampling and RL",
+        ("budget.gradientVariance",),
+    ),
+    Paper(
+        "Depth-Breadth Synergy in RLVR: Unlocking LLM Reasoning Gains with Adaptive Exploration", ("resampling.dars",)
+    ),
+    Paper("Adaptive Guidance Accelerates Reinforcement Learning of Reasoning Models", ("rescue.guidance",)),
+    Paper("GCPO: When Contrast Fails, Go Gold", ("rescue.gold",)),
+    Paper("Towards a Unified View of Large Language Model Post-Training", ("rescue.demonstration",)),
+    Paper("Beyond Correctness: Harmonizing Process and Outcome Rewards through RL Training", ("selection.prof",)),
+    Paper(
+        "VL-Rethinker: Incentivizing Self-Reflection of Vision-Language Models with Reinforcement Learning",
+        ("replay.selective",),
+    ),
+    Paper(
+        "Enhancing LLM Agents for Code Generation with Possibility and Pass-rate Prioritized Experience Replay",
+        ("replay.possibilityPassRate",),
+    ),
 )
