@@ -14,6 +14,8 @@ ever in what it learned from:
     sft-heldout.jsonl    prompt, completion           its held-out loss
     prompts-train.jsonl  prompt, answer               problems for reinforcement learning
     prompts-heldout.jsonl
+    choices-train.jsonl  prompt, choices, answer      the same problems with four numbers to choose from
+    choices-heldout.jsonl
     pairs-train.jsonl    prompt, chosen, rejected     preferences for helpful answers
     pairs-heldout.jsonl
     unpaired-train.jsonl prompt, completion, label    the same preferences, one completion a row
@@ -178,6 +180,7 @@ def make_rows(seed: int) -> dict[str, list[Row]]:
         "sft-heldout": _supervised(held_out, [], 0, random_numbers),
         "prompts-train": [{"prompt": problem.prompt, "answer": problem.answer} for problem in reinforcement],
         "prompts-heldout": [{"prompt": problem.prompt, "answer": problem.answer} for problem in held_out],
+        **_choices(seed, reinforcement, held_out),
         "pairs-train": pairs_train,
         "pairs-heldout": pairs_held_out,
         "unpaired-train": _unpaired(pairs_train),
@@ -263,6 +266,23 @@ def _list(request: Request, random_numbers: random.Random) -> Row:
 
 def _sum_pair(problem: Problem) -> Row:
     return {"prompt": problem.prompt, "chosen": problem.answer, "rejected": problem.careless}
+
+
+def _choices(seed: int, train: Sequence[Problem], held_out: Sequence[Problem]) -> dict[str, list[Row]]:
+    random_numbers = random.Random(f"{seed} choices")
+    return {
+        f"choices-{split}": [_choice(problem, random_numbers) for problem in problems]
+        for split, problems in (("train", train), ("heldout", held_out))
+    }
+
+
+def _choice(problem: Problem, random_numbers: random.Random) -> Row:
+    """Four numbers in any order: the right one, what comes of a forgotten carry, and near misses."""
+    right = int(problem.answer)
+    candidates = [problem.answer, problem.careless, *(str(right + miss) for miss in (1, 10, -1))]
+    choices = list(dict.fromkeys(candidates))[:4]
+    random_numbers.shuffle(choices)
+    return {"prompt": problem.prompt, "choices": choices, "answer": "ABCD"[choices.index(problem.answer)]}
 
 
 def _steps(seed: int, train: Sequence[Problem], held_out: Sequence[Problem]) -> dict[str, list[Row]]:
