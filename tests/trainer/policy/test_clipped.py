@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from plumbline_api.methods.kl import KlInLoss
-from plumbline_api.methods.policy.clipped import DrGrpo, Grpo
+from plumbline_api.methods.policy.clipped import Dapo, DrGrpo, Grpo, Ppo
 from plumbline_api.methods.policy.likelihood import Reinforce
 from plumbline_api.methods.policy_aggregation import Constant, TokenMean
 from plumbline_trainer.objectives.policy.inputs import PolicyTokens, StepCounts
@@ -113,3 +114,40 @@ def test_a_token_mean_weighs_every_token_alike():
     batch = tokens([[-1.0, -2.0], [-3.0, -9.0]], [2.0, -1.0], [[True, True], [True, False]])
     loss, _ = loss_of(Reinforce(), batch, aggregation=TokenMean())
     assert loss.item() == pytest.approx((2.0 * 3.0 - 1.0 * 3.0) / 3)
+
+
+def test_ppo_and_dapo_are_grpo_with_other_defaults():
+    batch = random_tokens(seed=7)
+    for parameters, clip_high in [(Ppo(), 0.2), (Dapo(), 0.28)]:
+        expected, _ = loss_of(Grpo(clip_high=clip_high), batch, aggregation=TokenMean())
+        torch.testing.assert_close(loss_of(parameters, batch)[0], expected)
+
+
+def test_the_dual_clip_by_hand():
+    """A bad token whose ratio is 8: without the bound its loss is 8, with 3 it stays at 3 and has no gradient."""
+    batch = tokens([[math.log(0.8)], [math.log(0.8)]], [-1.0, 1.0], old=[[math.log(0.1)]] * 2)
+    plain, _ = loss_of(Ppo(), batch)
+    assert plain.item() == pytest.approx((8 - 1.2) / 2)
+    loss, metrics = loss_of(Ppo(dual_clip=3), batch)
+    assert loss.item() == pytest.approx((3 - 1.2) / 2)
+    assert not torch.autograd.grad(loss, batch.logprobs)[0].any()
+    assert metrics["clip_share/dual"].value == 0.5
+
+
+def test_a_dual_clip_that_nothing_reaches_is_ppo():
+    batch = random_tokens(rows=30, seed=8)
+    plain, dual = (loss_of(parameters, batch)[0] for parameters in (Ppo(), Ppo(dual_clip=100)))
+    assert plain.item() == dual.item()
+    assert loss_of(Ppo(dual_clip=1.2), batch)[0] < plain
+
+
+def test_a_dual_clip_below_the_upper_bound_is_refused():
+    with pytest.raises(ValidationError, match="dualClip must be at least 1"):
+        Ppo(dual_clip=1.2, clip_high=0.3)
+    assert Ppo(dual_clip=1.5, clip_high=0.3).dual_clip == 1.5
+
+
+def test_ratios_that_no_float_can_hold_stay_finite():
+    batch = tokens([[500.0, -500.0]], [-1.0], old=[[0.0, 0.0]])
+    loss, _ = loss_of(Ppo(), batch)
+    assert loss.isfinite()
