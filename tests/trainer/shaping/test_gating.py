@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plumbline_api.methods.advantage.group import GroupRelative
@@ -98,6 +98,7 @@ def test_trust_counts_valid_completions_only():
     assert found == pytest.approx([1.15, 0.15, 0])
 
 
+@settings(deadline=None)
 @given(scores=st.lists(st.floats(-60, 60), min_size=2, max_size=8), alpha=st.floats(0.01, 1))
 def test_every_right_completion_stays_above_every_wrong_one(scores, alpha):
     parameters = SigmoidGate(component="thinking", alpha=alpha)

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -67,6 +67,7 @@ def test_cosine_makes_wrong_completions_lose_less_the_longer_they_are():
     assert all(later > earlier for earlier, later in itertools.pairwise(rewards))
 
 
+@settings(deadline=None)
 @given(length=st.integers(0, 100), cache=st.integers(1, 100))
 def test_soft_overlong_is_equation_13_of_dapo_as_trl_has_it(length, cache):
     from trl.rewards import get_soft_overlong_punishment

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -23,6 +23,7 @@ def shaped(parameters, verdicts, **more):
     return apply_shaping([parameters], judged(verdicts, [0] * len(verdicts), **more), {})[0].rewards
 
 
+@settings(deadline=None)
 @given(false_positive=rate, false_negative=rate, clean=st.sampled_from([0.0, 1.0]))
 def test_backward_correction_has_the_clean_reward_as_its_mean(false_positive, false_negative, clean):
     parameters = BackwardCorrection(false_positive_rate=false_positive, false_negative_rate=false_negative)
@@ -31,6 +32,7 @@ def test_backward_correction_has_the_clean_reward_as_its_mean(false_positive, fa
     assert called_right * of_right + (1 - called_right) * of_wrong == pytest.approx(clean, abs=1e-12)
 
 
+@settings(deadline=None)
 @given(false_positive=rate, false_negative=rate)
 def test_forward_weights_have_mean_0_for_right_and_a_negative_one_for_wrong(false_positive, false_negative):
     parameters = ForwardCorrection(false_positive_rate=false_positive, false_negative_rate=false_negative)

@@ -1,7 +1,7 @@
 """Where tokens end in their text, for tokenizers that cut characters and words in pieces."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -73,6 +73,7 @@ def test_no_tokens_write_no_text() -> None:
     assert ends_of(TOKENIZERS["bytes"], []) == []
 
 
+@settings(deadline=None)
 @given(st.text(max_size=30))
 def test_any_text_is_covered(text: str) -> None:
     tokens = TOKENIZERS["bytes"].encode(text).ids

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plumbline_api.methods.shaping.progress import Progress
@@ -10,6 +10,7 @@ from plumbline_trainer.rollout.judged import judged
 from plumbline_trainer.shaping import Evidence, apply_shaping
 from plumbline_trainer.shaping.progress import segment_ends
 
+NAN = float("nan")
 TEXT = "ab\n\ncde\n\nf"
 
 
@@ -44,11 +45,28 @@ def test_a_token_that_writes_parts_of_two_segments_answers_for_both():
     assert after.token_rewards[0].tolist() == pytest.approx([0.125, 0.125 + 0.25 / 3, 0.25 / 3, 0.25 / 3 + 0.5])
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=4, max_size=4))
 def test_bonuses_telescope(values):
     after, _, _ = bonuses(values, coefficient=2)
     total = 0.0 if after.token_rewards is None else float(after.token_rewards.sum())
     assert total == pytest.approx(2 * (values[-1] - values[0]), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("values", "gains"),
+    [
+        ([0.25, NAN, 0.5, 1], [0, 0.25, 0.5]),
+        ([NAN, NAN, 0.5, 0.75], [0, 0, 0.25]),
+        ([0.25, 0.5, NAN, NAN], [0.25, 0, 0]),
+        ([NAN] * 4, [0, 0, 0]),
+    ],
+)
+def test_where_no_forced_answer_could_be_judged_the_gain_shows_at_the_next_rate(values, gains):
+    after, _, _ = bonuses(values, coefficient=1)
+    rewards = torch.zeros(10) if after.token_rewards is None else after.token_rewards[0]
+    found = [float(rewards[start:end].sum()) for start, end in ((0, 4), (4, 9), (9, 10))]
+    assert found == pytest.approx(gains)
 
 
 def test_without_a_coefficient_nothing_changes():

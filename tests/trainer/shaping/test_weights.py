@@ -7,7 +7,7 @@ import random
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plumbline_api.methods.shaping.weights import GradientWeighting, HypervolumeWeighting
@@ -43,6 +43,7 @@ def test_hypervolume_by_hand():
     assert hypervolume([], [0, 0]) == 0
 
 
+@settings(deadline=None)
 @given(
     st.integers(1, 4).flatmap(
         lambda width: st.lists(st.lists(st.integers(-2, 6), min_size=width, max_size=width), min_size=1, max_size=6)
@@ -53,12 +54,14 @@ def test_hypervolume_is_that_of_inclusion_and_exclusion(points):
     assert hypervolume(points, reference) == pytest.approx(by_inclusion_and_exclusion(points, reference))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(-3, 12), st.integers(-3, 12)), min_size=1, max_size=12))
 def test_in_two_dimensions_it_is_the_number_of_unit_squares_under_the_points(points):
     squares = sum(any(x > column and y > row for x, y in points) for column in range(12) for row in range(12))
     assert hypervolume(points, [0, 0]) == pytest.approx(squares)
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(-2, 6), min_size=3, max_size=3), min_size=1, max_size=6))
 def test_added_volume_is_the_difference(points):
     new, *others = points
@@ -110,6 +113,7 @@ def test_mirror_descent_by_hand():
     assert list(weights.values()) == pytest.approx([value / sum(raised) for value in raised])
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.lists(st.floats(-3, 3), min_size=2, max_size=2), min_size=2, max_size=5),
     st.floats(0.01, 100),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Sequence
 from itertools import pairwise
 
 from plumbline_api.methods.shaping.progress import Progress
@@ -17,8 +19,9 @@ def progress(parameters: Progress, rollout: JudgedRollout, state: State, evidenc
 
     MRT (Qu et al. 2025, arXiv:2503.07572): v_j is the success rate of an answer that is forced after the segments 1 to
     j. The rewards of a completion sum to the coefficient times the success rate of the whole less that of nothing, and
-    a segment that does not change the rate gets none. Raises `ValueError` unless `prefix_values` has one number more
-    than the completion has segments.
+    a segment that does not change the rate gets none. Where a rate is NaN, because no forced answer could be judged, it
+    counts as unchanged, and what is gained shows at the next rate that is known. Raises `ValueError` unless
+    `prefix_values` has one number more than the completion has segments.
     """
     if evidence.prefix_values is None:
         raise ValueError("progress needs the success rates of prefixes")
@@ -31,7 +34,7 @@ def progress(parameters: Progress, rollout: JudgedRollout, state: State, evidenc
         values = evidence.prefix_values[index]
         if len(values) != len(ends) + 1:
             raise ValueError(f"completion {index} has {len(ends)} segments and {len(values)} success rates")
-        gains = [after - before for before, after in pairwise(values)]
+        gains = [after - before for before, after in pairwise(_without_gaps(values))]
         total += sum(gains)
         segments += len(ends)
         credits += [
@@ -55,3 +58,13 @@ def segment_ends(text: str, pattern: str, most: int) -> list[int]:
     ends = [match.end() for match in re.finditer(pattern, text) if 0 < match.end() < len(text)]
     distinct = list(dict.fromkeys(ends))[: most - 1]
     return [*distinct, len(text)] if text else []
+
+
+def _without_gaps(values: Sequence[float]) -> list[float]:
+    """The values, each NaN replaced by the last number before it, else by the first number, else by 0."""
+    last = next((value for value in values if not math.isnan(value)), 0.0)
+    filled = []
+    for value in values:
+        last = last if math.isnan(value) else value
+        filled.append(last)
+    return filled
