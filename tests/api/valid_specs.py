@@ -8,9 +8,23 @@ from typing import Any
 
 from plumbline_api.base import ApiModel, Choice, Family
 from plumbline_api.methods.advantage.choice import AdvantageChoice
+from plumbline_api.methods.advantage.family import Advantage
 from plumbline_api.methods.aggregation import LossAggregationChoice
 from plumbline_api.methods.auxiliary import AuxiliaryLossChoice
+from plumbline_api.methods.critic import Critic, CriticChoice, ValueLoss, ValueLossChoice
+from plumbline_api.methods.curriculum.choice import CurriculumChoice
+from plumbline_api.methods.curriculum.family import Curriculum
+from plumbline_api.methods.entropy import EntropyChoice
+from plumbline_api.methods.exploration.choice import (
+    ReplayChoice,
+    ResamplingChoice,
+    RescueChoice,
+    SampleBudgetChoice,
+    SampleSelectionChoice,
+)
+from plumbline_api.methods.exploration.family import SampleSelection
 from plumbline_api.methods.kl import KlChoice
+from plumbline_api.methods.off_policy import OffPolicyCorrectionChoice
 from plumbline_api.methods.optimization import OptimizerChoice, PeftChoice, ScheduleChoice
 from plumbline_api.methods.pairing import Pairing
 from plumbline_api.methods.pairing_choice import PairingChoice
@@ -18,6 +32,9 @@ from plumbline_api.methods.policy.choice import PolicyObjectiveChoice
 from plumbline_api.methods.policy_aggregation import PolicyAggregationChoice
 from plumbline_api.methods.preference.choice import PreferenceObjectiveChoice
 from plumbline_api.methods.prompt_generator import PromptGenerator, PromptGeneratorChoice
+from plumbline_api.methods.shaping.choice import ShapingChoice
+from plumbline_api.methods.shaping.family import Shaping
+from plumbline_api.methods.token_selection import TokenSelectionChoice
 from plumbline_api.methods.verifiers.choice import VerifierChoice
 from plumbline_api.methods.weighting import PairWeightingChoice
 from plumbline_api.preference_job import PreferenceJob
@@ -77,6 +94,7 @@ _FILE = {"volume": {"claimName": "data", "path": "train.jsonl"}}
 _PARAMETERS_WITHOUT_DEFAULT: dict[str, Document] = {
     "regex": {"pattern": "^[0-9]+$"},
     "python": {"configMap": "rewards"},
+    "command": {"command": ["lake", "env", "lean", "--stdin"]},
     "httpJudge": {"url": "http://judge/v1/chat/completions", "chatCompletions": {"model": "judge"}},
     "rewardModel": {"source": {"volume": {"claimName": "models", "path": "reward"}}},
     "jsonSchema": {"schema": {"type": "object", "required": ["name"]}},
@@ -132,13 +150,43 @@ OTHER_BLOCKS: dict[str, Document] = {
 _PARAMETERS_OF_GENERATORS: dict[str, Document] = {"reasoningGym": {"task": "chain_sum", "config": {"max_terms": 3}}}
 
 
+_FROZEN = {"source": {"volume": {"claimName": "models", "path": "values"}}}
+_PARAMETERS_OF_CRITICS: dict[str, Document] = {"shared": {"shared": {}}, "frozen": {"frozen": _FROZEN}}
+_PARAMETERS_BY_FAMILY: dict[type[Family], dict[str, Document]] = {
+    PromptGenerator: _PARAMETERS_OF_GENERATORS,
+    Critic: {"frozen": _FROZEN},
+    Curriculum: {"selfEvolving": {"categoryColumn": "kind"}},
+    SampleSelection: {"prof": {"component": "correct"}},
+    Shaping: {
+        "constrained": {"constraints": [{"component": "correct", "threshold": 0.5}]},
+        "componentGate": {"component": "correct"},
+        "exactLengthTarget": {"tokens": 100},
+        "maximumLengthTarget": {"column": "length"},
+        "posterior": {"component": "correct"},
+        "trust": {"component": "correct"},
+        "sigmoidGate": {"component": "correct"},
+        "refinementGain": {"rounds": ["correct", "brief"]},
+        "hypervolumeWeighting": {"objectives": [{"component": "correct"}, {"component": "brief"}]},
+        "gradientWeighting": {"components": ["correct", "brief"]},
+    },
+}
+
+
 def _parameters(member: type[Family]) -> Document:
-    known = _PARAMETERS_OF_GENERATORS if issubclass(member, PromptGenerator) else _PARAMETERS_WITHOUT_DEFAULT
-    return known.get(member.member_key, {})
+    for family, known in _PARAMETERS_BY_FAMILY.items():
+        if issubclass(member, family):
+            return known.get(member.member_key, {})
+    return _PARAMETERS_WITHOUT_DEFAULT.get(member.member_key, {})
 
 
 def _around(member: type[Family]) -> Document:
     """What else a job needs for this member."""
+    if issubclass(member, Shaping):
+        return {"spec.shaping": [{}]}
+    if issubclass(member, Advantage) and member.needs_values:
+        return {"spec.critic": _PARAMETERS_OF_CRITICS["frozen" if member.needs_frozen_values else "shared"]}
+    if issubclass(member, (Critic, ValueLoss)):
+        return {"spec.advantage": {"frozenValue": {}} if member.member_key == "frozen" else {"gae": {}}}
     if issubclass(member, PromptGenerator):
         return {"spec.data.train.source": REMOVED}
     return {"spec.objective": _OBJECTIVE_OF_PAIRING[member.reads]} if issubclass(member, Pairing) else {}
@@ -153,6 +201,18 @@ PLACES: tuple[tuple[str, str, type[Choice]], ...] = (
     ("RLVRJob", "spec.objective", PolicyObjectiveChoice),
     ("RLVRJob", "spec.aggregation", PolicyAggregationChoice),
     ("RLVRJob", "spec.kl", KlChoice),
+    ("RLVRJob", "spec.entropy", EntropyChoice),
+    ("RLVRJob", "spec.tokenSelection", TokenSelectionChoice),
+    ("RLVRJob", "spec.offPolicyCorrection", OffPolicyCorrectionChoice),
+    ("RLVRJob", "spec.critic", CriticChoice),
+    ("RLVRJob", "spec.critic.shared.loss", ValueLossChoice),
+    ("RLVRJob", "spec.shaping.0", ShapingChoice),
+    ("RLVRJob", "spec.curriculum", CurriculumChoice),
+    ("RLVRJob", "spec.exploration.budget", SampleBudgetChoice),
+    ("RLVRJob", "spec.exploration.resampling", ResamplingChoice),
+    ("RLVRJob", "spec.exploration.rescue", RescueChoice),
+    ("RLVRJob", "spec.exploration.selection", SampleSelectionChoice),
+    ("RLVRJob", "spec.exploration.replay", ReplayChoice),
     ("RLVRJob", "spec.advantage", AdvantageChoice),
     ("RLVRJob", "spec.data.train.generator", PromptGeneratorChoice),
     ("RLVRJob", "spec.rewards.0.verifier", VerifierChoice),

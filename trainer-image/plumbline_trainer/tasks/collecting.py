@@ -10,19 +10,23 @@ import torch
 from torch import Tensor
 
 from plumbline_api.methods.critic import TrainedCritic
+from plumbline_api.methods.kl import KlInReward
 from plumbline_api.rlvr_job import RLVRJobSpec
 from plumbline_trainer.advantages import advantages, value_targets
 from plumbline_trainer.curriculum import Curriculum, Probe
 from plumbline_trainer.distributed import Ranks
 from plumbline_trainer.exploration import select, without_groups
 from plumbline_trainer.modeling.reference import Reference
+from plumbline_trainer.objectives.policy.kl import kl_rewards, next_kl_coefficient
 from plumbline_trainer.objectives.policy.preparation import prepared
+from plumbline_trainer.objectives.policy.token_selection import SELECTED, SELECTORS
 from plumbline_trainer.reporting.metrics import Metric
 from plumbline_trainer.rewards.scoring import check_error_shares
-from plumbline_trainer.rollout.experience import Experience, Rollout, padded
+from plumbline_trainer.rollout.experience import Experience, Rollout
 from plumbline_trainer.rollout.judged import JudgedRollout
 from plumbline_trainer.shaping import apply_shaping
 from plumbline_trainer.tasks.critic import Critic
+from plumbline_trainer.tasks.evidence import EvidenceCollector
 from plumbline_trainer.tasks.exploring import Explorer
 from plumbline_trainer.tasks.judging import Candidate, Judgement, gathered
 from plumbline_trainer.tasks.phases import timed
@@ -58,6 +62,10 @@ class Collector:
         self._curriculum, self._explorer = curriculum, explorer
         self._reference, self._critic, self._max_steps = reference, critic, max_steps
         self._objective = spec.objective.value
+        self._kl = None if spec.kl is None else spec.kl.value
+        self._kl_coefficient = self._kl.coefficient if isinstance(self._kl, KlInReward) else 0.0
+        self._selection = None if spec.token_selection is None else spec.token_selection.value
+        self._evidence = EvidenceCollector(spec, ranks, sampler, updates, train.prompt_ids)
         self._columns = [row.columns for row in train.rows]
         self._shaping = [choice.value for choice in spec.shaping]
         self._shaping_states: dict[str, Any] = {}
@@ -74,20 +82,27 @@ class Collector:
         demonstrated = self._explorer.rescue(judgement, self._everyone(judgement, number)[0], rows, number, phases)
         everyone, mine = self._everyone(judgement, number)
         self._explorer.observe(rows, everyone)
-        if self._critic is not None:
-            with timed(phases, "values"):
-                everyone = replace(everyone, values=self._values(judgement.candidates, everyone))
-        everyone, self._shaping_states, about_shaping = apply_shaping(self._shaping, everyone, self._shaping_states)
+        candidates = judgement.candidates
+        own = [_bare(candidate) for candidate in candidates]
+        with timed(phases, "evidence"):
+            everyone = self._evidence.for_advantages(everyone, candidates, number)
+            evidence = self._evidence.for_shaping(everyone, candidates, number)
+        everyone, about_kl = self._with_frozen_values(own, candidates, everyone, phases)
+        everyone, self._shaping_states, about_shaping = apply_shaping(
+            self._shaping, everyone, self._shaping_states, evidence
+        )
+        if not self._spec.advantage.value.uses_token_rewards:
+            everyone = with_token_rewards_in_totals(everyone)
         everyone = select(self._explorer.selection, without_groups(everyone, demonstrated))
         estimated = self._explorer.weighted(advantages(self._spec.advantage.value, everyone), everyone)
         self._curriculum.observe(number, rows, everyone, estimated)
-        experiences = self._experiences(judgement.candidates, everyone, mine, estimated)
+        experiences = self._experiences(own, candidates, everyone, mine, estimated)
         added = self._explorer.demonstrations(demonstrated, rows)
         added += self._explorer.replayed(number, everyone, estimated, len(rows))
         extra = [share for shares in self._ranks.gather([len(one.tokens) for one in added]) for share in shares]
         metrics = {
             **self._metrics(judgement, everyone, mine, estimated),
-            **self._once({**about_shaping, **self._curriculum.metrics(), **self._explorer.metrics()}),
+            **self._once({**about_kl, **about_shaping, **self._curriculum.metrics(), **self._explorer.metrics()}),
         }
         rollout = Rollout(
             number,
@@ -105,6 +120,7 @@ class Collector:
         return {
             "curriculum": self._curriculum.state_dict(),
             "shaping": dict(self._shaping_states),
+            "kl_coefficient": self._kl_coefficient,
             "exploration": self._explorer.state_dict(),
         }
 
@@ -112,6 +128,7 @@ class Collector:
         """Restores `state_dict`."""
         self._curriculum.load_state_dict(state["curriculum"])
         self._shaping_states = dict(state["shaping"])
+        self._kl_coefficient = state["kl_coefficient"]
         self._explorer.load_state_dict(state["exploration"])
 
     def _sample(self, judgement: Judgement, rows: list[int], number: int, phases: dict[str, float]) -> int:
@@ -179,35 +196,59 @@ class Collector:
         self._curriculum.probed(probe)
         self._explorer.observe(range(count), everyone)
 
-    def _values(self, candidates: Sequence[Candidate], everyone: JudgedRollout) -> Tensor:
-        """The critic's values before each token of the completions of all ranks, [N, T] float64."""
-        assert self._critic is not None
-        own = [self._bare(candidate) for candidate in candidates]
-        self._updates.values(own, self._critic, self._ranks.stop.raise_if_requested)
-        by_key = {candidate.key: experience.values for candidate, experience in zip(candidates, own, strict=True)}
-        shares = self._ranks.gather(by_key)
-        found = dict(sorted((key, values) for share in shares for key, values in share.items()))
-        table = padded(list(found.values()))
-        assert table is not None
-        return torch.nn.functional.pad(table, (0, everyone.logprobs.shape[1] - table.shape[1])).double()
+    def _with_frozen_values(
+        self,
+        own: list[Experience],
+        candidates: Sequence[Candidate],
+        everyone: JudgedRollout,
+        phases: dict[str, float],
+    ) -> tuple[JudgedRollout, dict[str, Metric]]:
+        """The rollout with the critic's values, and with the KL penalty where it is part of the reward."""
+        poll = self._ranks.stop.raise_if_requested
+        if self._critic is not None:
+            with timed(phases, "values"):
+                self._updates.values(own, self._critic, poll)
+            table = self._evidence.table(candidates, [one.values for one in own], everyone)
+            everyone = replace(everyone, values=table)
+        if not isinstance(self._kl, KlInReward):
+            return everyone, {}
+        assert self._reference is not None
+        with timed(phases, "reference"):
+            self._updates.reference_logprobs(self._reference, own, poll)
+        table = self._evidence.table(candidates, [one.reference_logprobs for one in own], everyone)
+        mask = everyone.mask & everyone.valid[:, None]
+        coefficient = self._kl_coefficient
+        penalties, divergence = kl_rewards(self._kl, coefficient, everyone.logprobs, table, mask)
+        self._kl_coefficient = next_kl_coefficient(self._kl, coefficient, divergence.value, float(everyone.valid.sum()))
+        shown = {"kl": divergence, "kl_coefficient": Metric(coefficient, 1.0)}
+        return replace(everyone, token_rewards=penalties), shown
 
     def _experiences(
-        self, candidates: Sequence[Candidate], everyone: JudgedRollout, mine: Tensor, estimated: Tensor
+        self,
+        own: list[Experience],
+        candidates: Sequence[Candidate],
+        everyone: JudgedRollout,
+        mine: Tensor,
+        estimated: Tensor,
     ) -> list[Experience]:
-        """This rank's completions that can move the policy or the critic."""
+        """This rank's completions that can move the policy or the critic, with what an update needs of them."""
         by_token = estimated if estimated.dim() == 2 else estimated[:, None].expand(everyone.logprobs.shape)
         needed = prepared(self._objective, everyone, estimated)
+        if self._selection is not None:
+            entropies = self._updates.entropies(own, self._ranks.stop.raise_if_requested)
+            table = self._evidence.table(candidates, entropies, everyone)
+            mask = everyone.mask & everyone.valid[:, None]
+            needed[SELECTED] = SELECTORS.of(self._selection)(self._selection, table, mask)
         targets = None
         if self._critic is not None and isinstance(self._critic.parameters, TrainedCritic):
             targets = value_targets(self._spec.advantage.value, self._critic.parameters.lambda_, everyone)
         experiences = []
-        for candidate, place in zip(candidates, mine.tolist(), strict=True):
-            length = len(candidate.completion.tokens)
-            own = by_token[place, :length]
-            if not everyone.valid[place] or not (self._keeps_all or bool((own != 0).any())):
+        for experience, candidate, place in zip(own, candidates, mine.tolist(), strict=True):
+            length = len(experience.tokens)
+            advantages_of_tokens = by_token[place, :length]
+            if not everyone.valid[place] or not (self._keeps_all or bool((advantages_of_tokens != 0).any())):
                 continue
-            experience = self._bare(candidate)
-            experience.advantages = own.float().clone()
+            experience.advantages = advantages_of_tokens.float().clone()
             experience.reward = float(everyone.rewards[place])
             experience.old_logprobs = self._explorer.behaviour(candidate)
             experience.stale = experience.old_logprobs is not None
@@ -215,8 +256,6 @@ class Collector:
                 name: (values[place, :length] if values.dim() == 2 else values[place]).float().clone()
                 for name, values in needed.items()
             }
-            if everyone.values is not None:
-                experience.values = everyone.values[place, :length].float().clone()
             if targets is not None:
                 experience.returns = targets[place, :length].float().clone()
             experiences.append(experience)
@@ -268,16 +307,17 @@ class Collector:
             next_sample[candidate.slot] = max(next_sample.get(candidate.slot, 0), candidate.sample + 1)
         return next_sample
 
-    @staticmethod
-    def _bare(candidate: Candidate) -> Experience:
-        completion = candidate.completion
-        logprobs = torch.tensor(completion.logprobs)
-        return Experience(
-            candidate.slot,
-            candidate.sample,
-            candidate.row,
-            completion.tokens,
-            logprobs,
-            torch.zeros_like(logprobs),
-            0.0,
-        )
+
+def with_token_rewards_in_totals(rollout: JudgedRollout) -> JudgedRollout:
+    """The rollout for estimators of whole completions: rewards of tokens are part of the reward of the completion."""
+    if rollout.token_rewards is None:
+        return rollout
+    totals = rollout.rewards + torch.where(rollout.mask, rollout.token_rewards, 0.0).sum(dim=1)
+    return replace(rollout, rewards=torch.where(rollout.valid, totals, 0.0), token_rewards=None)
+
+
+def _bare(candidate: Candidate) -> Experience:
+    """The completion without what the rollout says about it."""
+    logprobs = torch.tensor(candidate.completion.logprobs)
+    key = (candidate.slot, candidate.sample, candidate.row)
+    return Experience(*key, candidate.completion.tokens, logprobs, torch.zeros_like(logprobs), 0.0)

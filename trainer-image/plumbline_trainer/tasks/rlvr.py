@@ -23,7 +23,7 @@ from plumbline_trainer.modeling.reference import open_reference
 from plumbline_trainer.objectives.policy.entropy import POLICY_ENTROPY, EntropyState, first_state, next_state
 from plumbline_trainer.reporting.metrics import Metric
 from plumbline_trainer.rewards.scoring import Scorer, check_error_shares
-from plumbline_trainer.rollout.engine import Engine, Limits
+from plumbline_trainer.rollout.engine import Engine, limits_of
 from plumbline_trainer.rollout.experience import Rollout, decode_rollout, encode_rollout
 from plumbline_trainer.stopping import StopRequest
 from plumbline_trainer.tasks.collecting import Collector
@@ -244,11 +244,12 @@ class RLVRTask:
         return Critic(spec.critic.value, inputs, max_steps=self.max_steps, gradient_clip=clip)
 
     def _sampler(self, data: PromptData, max_batch_size: int) -> Sampler:
-        limits = Limits(
-            self._spec.training.max_completion_tokens,
-            max_batch_size,
+        limits = limits_of(
+            self._spec.rollout.sampling,
+            self.tokenizer,
             self._stop_tokens,
-            tuple(self._spec.rollout.sampling.stop),
+            max_tokens=self._spec.training.max_completion_tokens,
+            max_batch_size=max_batch_size,
         )
         engine = Engine(self.model, self.tokenizer, limits)
         poll = self.stop.raise_if_requested

@@ -31,6 +31,8 @@ class Wanted:
     """What the model reads."""
 
     hinted: bool = False
+    max_tokens: int | None = None
+    """Longest completion, where it is less than the job's."""
 
 
 class Sampler:
@@ -49,15 +51,28 @@ class Sampler:
         self._spec, self._engine, self._scorer = spec, engine, scorer
         self._tokenizer, self._rows, self._poll = tokenizer, rows, poll
 
-    def sample(self, wanted: Sequence[Wanted], purpose: str, number: int, *, greedy: bool = False) -> list[Candidate]:
-        """Candidates in the order of `wanted`. Random numbers belong to (seed, purpose, number, slot, sample)."""
+    def sample(
+        self,
+        wanted: Sequence[Wanted],
+        purpose: str,
+        number: int,
+        *,
+        greedy: bool = False,
+        numbers: Sequence[int] | None = None,
+    ) -> list[Candidate]:
+        """Candidates in the order of `wanted`.
+
+        Random numbers belong to (seed, purpose, number, slot, sample), or to `numbers` in place of slots.
+        """
         seed = self._spec.training.seed
+        owners = [one.slot for one in wanted] if numbers is None else [value % 2**32 for value in numbers]
         requests = [
             Request(
                 one.prompt_ids,
-                [Stream(seed, purpose, number, one.slot, one.first + sample) for sample in range(one.samples)],
+                [Stream(seed, purpose, number, owner, one.first + sample) for sample in range(one.samples)],
+                one.max_tokens,
             )
-            for one in wanted
+            for one, owner in zip(wanted, owners, strict=True)
         ]
         groups = self._engine.generate(requests, None if greedy else self._spec.rollout.sampling, self._poll)
         texts = self.texts([completion for group in groups for completion in group])
@@ -70,11 +85,22 @@ class Sampler:
 
     def texts(self, completions: Sequence[Completion]) -> list[str]:
         """What the completions say, without special tokens."""
+        return self.texts_of([completion.tokens for completion in completions])
+
+    def texts_of(self, tokens: Sequence[Sequence[int]]) -> list[str]:
+        """What sequences of tokens say, without special tokens."""
         found: list[str] = self._tokenizer.batch_decode(
-            [completion.tokens for completion in completions],
-            skip_special_tokens=True,
-            clean_up_tokenization_spaces=False,
+            list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
+        return found
+
+    def pieces(self, tokens: Sequence[int]) -> list[str]:
+        """What each token says by itself."""
+        return self.texts_of([[token] for token in tokens])
+
+    def token_ids(self, text: str) -> list[int]:
+        """The tokens of a text, without those that begin or end a sequence."""
+        found: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
         return found
 
     def score(self, candidates: Sequence[Candidate], calls: int | None = None) -> Scores:

@@ -90,6 +90,37 @@ class Updates:
             share, metrics = share + of_critic, metrics | about_critic
         return share, metrics
 
+    def objective_gradient(self, rollout: Rollout) -> Tensor:
+        """[P] float32 on the CPU: this rank's share of the gradient of the bare objective for all trained parameters.
+
+        Gradients that have been accumulated stay as they are.
+        """
+        parameters = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
+        total = [torch.zeros_like(parameter) for parameter in parameters]
+        for micro_batch in self.micro_batches(rollout, fresh=True):
+            states = predicting_states(self._model, micro_batch.sequences)
+            logprobs, _ = self._logprobs(states, micro_batch.sequences, entropy=False)
+            share, _ = policy_loss(
+                self._objective, self._tokens(micro_batch, logprobs), micro_batch.counts, aggregation=self._aggregation
+            )
+            for summed, gradient in zip(total, torch.autograd.grad(share, parameters, allow_unused=True), strict=True):
+                if gradient is not None:
+                    summed += gradient
+        return torch.cat([summed.flatten().float().cpu() for summed in total])
+
+    def entropies(self, experiences: Sequence[Experience], poll: Callable[[], None]) -> list[Tensor]:
+        """The present policy's entropy at every token of each completion, float32 [T] each, in order."""
+        found: dict[int, Tensor] = {}
+        with evaluating(self._model), torch.no_grad():
+            for group in self.passes(experiences):
+                sequences = self.batch(group)
+                states = predicting_states(self._model, sequences)
+                _, entropies = self._logprobs(states, sequences, entropy=True)
+                assert entropies is not None
+                found |= {id(one): row for one, row in zip(group, _rows(entropies, sequences.mask), strict=True)}
+                poll()
+        return [found[id(experience)] for experience in experiences]
+
     def reference_logprobs(
         self, reference: Reference, experiences: Sequence[Experience], poll: Callable[[], None]
     ) -> None:

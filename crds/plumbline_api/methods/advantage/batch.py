@@ -10,6 +10,8 @@ from plumbline_api.methods.advantage.family import Advantage
 class BatchNormalizing(Advantage):
     """Parameters of estimators that normalise over the rollout; not an estimator itself."""
 
+    uses_token_rewards = True
+
     epsilon: float = Field(1e-8, gt=0, le=1, description="Least variance that is divided by.")
 
 

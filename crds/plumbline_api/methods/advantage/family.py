@@ -28,6 +28,9 @@ class Advantage(Family):
     needs_policy_logprobs: ClassVar[bool] = False
     """Whether it uses log-probabilities under the policy as it is now besides those of the policy that sampled."""
 
+    uses_token_rewards: ClassVar[bool] = False
+    """Whether rewards of single tokens stay with their tokens; for other estimators they are part of the total."""
+
     needs_components: ClassVar[bool] = False
     """Whether it looks at the components of the reward and their weights; shaping of the total has no effect then."""
 

@@ -13,6 +13,7 @@ class TemporalDifferences(Advantage):
     """Parameters of estimators that sum temporal differences of a critic's values; not an estimator itself."""
 
     needs_values = True
+    uses_token_rewards = True
 
     gamma: float = Field(1.0, gt=0, le=1, description="Discount of a reward that comes one token later.")
     lambda_: float = Field(
@@ -37,6 +38,7 @@ class FrozenValue(Advantage, key="frozenValue"):
 
     needs_values = True
     needs_frozen_values = True
+    uses_token_rewards = True
 
     baseline: Literal["none", "value"] = Field(
         "none", description="value subtracts the value before the token, none leaves it to the normalisation."
