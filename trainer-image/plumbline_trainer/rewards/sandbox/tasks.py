@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import ast
 import atexit
 import json
 import linecache
@@ -49,7 +50,7 @@ def checker() -> int:
     """Runs one test against a program in another process and says whether it passed."""
     tests = json.loads(_read(3))
     connection = objects.Connection(objects.Channel(os.fdopen(4, "rb"), os.fdopen(5, "wb")))
-    names = connection.names()
+    names = connection.names(_modules_in(tests["source"]))
     solution = ModuleType("solution")
     solution.__dict__.update(names)
     sys.modules["solution"] = solution
@@ -130,6 +131,12 @@ def _run_main(source: str) -> int:
     atexit._run_exitfuncs()
     sys.stdout.flush()
     return code & 0xFF
+
+
+def _modules_in(source: str) -> set[str]:
+    """Names of the standard library's modules that tests look things up in: a program's own must not stand in."""
+    nodes = (node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute))
+    return {node.id for node in nodes if isinstance(node, ast.Name)} & sys.stdlib_module_names
 
 
 def _call_test(namespace: dict[str, Any], name: str, arguments: list[Any]) -> None:
