@@ -36,10 +36,13 @@ images: ## build operator and trainer image and load them into the cluster, if o
 bench-preference: environment ## measure our DPO against TRL's (docs/benchmarks.md); ARGS="--model 100m"
 	@$(RUN) -m bench.preference $(ARGS)
 
+bench-rlvr: environment ## measure our GRPO against TRL's (docs/benchmarks.md); ARGS="--threads 1"
+	@$(RUN) -m bench.rlvr $(ARGS)
+
 cluster-up: ## bring up a local Kubernetes
 	@$(PYTHON) -m cluster up
 
 cluster-down: ## stop it and restore the machine
 	@$(PYTHON) -m cluster down
 
-.PHONY: help environment demo test e2e lint crds crd-conformance tiny-model images bench-preference cluster-up cluster-down
+.PHONY: help environment demo test e2e lint crds crd-conformance tiny-model images bench-preference bench-rlvr cluster-up cluster-down

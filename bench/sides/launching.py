@@ -99,20 +99,36 @@ def run_side(side: Side, assignment: Assignment, threads: int, cache: Path) -> t
             compile=side.compile,
         )
         told.write(Path(work) / "assignment.json")
-        log = Path(work) / "log"
-        with log.open("wb") as stream:
-            code = subprocess.run(
-                [sys.executable, "-m", side.module, f"{work}/assignment.json"],
-                cwd=ROOT,
-                env=_environment(side, threads, work, cache),
-                stdout=stream,
-                stderr=subprocess.STDOUT,
-                check=False,
-            ).returncode
-        if code or not Path(told.report).exists():
-            end = "\n".join(log.read_text(errors="replace").splitlines()[-30:])
-            raise SideFailed(f"{side.name} ended with exit code {code}:\n{end}")
-        return _checked(side, Report.read(Path(told.report))), load
+        run_module(side, Path(work), threads, cache)
+        report = Report.read(Path(told.report))
+    require_version(side, report.versions)
+    return report, load
+
+
+def run_module(side: Side, work: Path, threads: int, cache: Path) -> None:
+    """Runs `side` in a new process with `threads` threads, on `assignment.json` in the folder `work`.
+
+    Raises `SideFailed` unless it ends well and leaves `report.json` there.
+    """
+    log = work / "log"
+    with log.open("wb") as stream:
+        code = subprocess.run(
+            [sys.executable, "-m", side.module, str(work / "assignment.json")],
+            cwd=ROOT,
+            env=_environment(side, threads, str(work), cache),
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            check=False,
+        ).returncode
+    if code or not (work / "report.json").exists():
+        end = "\n".join(log.read_text(errors="replace").splitlines()[-30:])
+        raise SideFailed(f"{side.name} ended with exit code {code}:\n{end}")
+
+
+def require_version(side: Side, versions: dict[str, str]) -> None:
+    """Raises `SideFailed` where another version of TRL ran than the side's."""
+    if side.trl is not None and versions["trl"] != side.trl:
+        raise SideFailed(f"{side.name} ran TRL {versions['trl']}: {json.dumps(versions)}")
 
 
 def _environment(side: Side, threads: int, work: str, cache: Path) -> dict[str, str]:
@@ -131,9 +147,3 @@ def _environment(side: Side, threads: int, work: str, cache: Path) -> dict[str, 
         "HF_HUB_OFFLINE": "1",
         "CUDA_VISIBLE_DEVICES": "",  # processors are compared: a GPU that one side finds by itself would decide it all
     }
-
-
-def _checked(side: Side, report: Report) -> Report:
-    if side.trl is not None and report.versions["trl"] != side.trl:
-        raise SideFailed(f"{side.name} ran TRL {report.versions['trl']}: {json.dumps(report.versions)}")
-    return report

@@ -161,14 +161,13 @@ def test_a_group_larger_than_the_batch_is_generated_in_parts(model):
 
 def test_the_batch_never_exceeds_its_limit_and_shrinks_when_rows_end(model, monkeypatch):
     sizes = []
-    forward = Engine.forward
+    advance = Engine.advance
 
-    def recording(self, tokens, starts, cache):
-        if tokens.shape[1] == 1 and cache.length > 1:
-            sizes.append(tokens.shape[0])
-        return forward(self, tokens, starts, cache)
+    def recording(self, tokens, starts, cache, bias):
+        sizes.append(tokens.shape[0])
+        return advance(self, tokens, starts, cache, bias)
 
-    monkeypatch.setattr(Engine, "forward", recording)
+    monkeypatch.setattr(Engine, "advance", recording)
     prompts = [prompt * 2 for prompt in prompts_of(12)]
     groups = engine_of(model, max_tokens=30, max_batch_size=8).generate(requests_of(prompts, 2), Sampling())
     tokens = sum(len(completion.tokens) for group in groups for completion in group)

@@ -33,13 +33,15 @@ class GrowingLayer(DynamicLayer):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
+        """Appends the columns of `key_states` and `value_states` [rows, heads, n, width] and returns all of them."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        end = self._length + key_states.shape[-2]
+        added = key_states.shape[-2]
+        end = self._length + added
         self._key_buffer = _with_room(self._key_buffer, key_states, self._length, end)
         self._value_buffer = _with_room(self._value_buffer, value_states, self._length, end)
-        self._key_buffer[:, :, self._length : end] = key_states
-        self._value_buffer[:, :, self._length : end] = value_states
+        self._key_buffer.narrow(2, self._length, added).copy_(key_states)
+        self._value_buffer.narrow(2, self._length, added).copy_(value_states)
         self._show(end)
         return self.keys, self.values
 
@@ -62,8 +64,8 @@ class GrowingLayer(DynamicLayer):
     def _show(self, length: int) -> None:
         assert self._key_buffer is not None and self._value_buffer is not None
         self._length = length
-        self.keys = self._key_buffer[:, :, :length]
-        self.values = self._value_buffer[:, :, :length]
+        self.keys = self._key_buffer.narrow(2, 0, length)
+        self.values = self._value_buffer.narrow(2, 0, length)
 
 
 def _with_room(buffer: Tensor | None, states: Tensor, used: int, needed: int) -> Tensor:
@@ -108,18 +110,20 @@ class RowCache:
         """Columns, padding included."""
         return self.cache.get_seq_length()
 
+    @property
+    def layers(self) -> list[GrowingLayer]:
+        """The layers that hold something, in the model's order."""
+        return [layer for layer in self.cache.layers if layer.is_initialized]
+
     def select(self, rows: Tensor, drop_columns: int = 0) -> None:
         """Keeps `rows` in that order and may repeat them; drops columns that are padding in all of them."""
-        for layer in self._used_layers():
+        for layer in self.layers:
             layer.select(rows, drop_columns)
 
     def append_rows(self, other: RowCache) -> None:
         """Adds the rows of `other`."""
-        for layer, other_layer in zip(self._used_layers(), other._used_layers(), strict=True):
+        for layer, other_layer in zip(self.layers, other.layers, strict=True):
             layer.append_rows(other_layer)
-
-    def _used_layers(self) -> list[GrowingLayer]:
-        return [layer for layer in self.cache.layers if layer.is_initialized]
 
 
 def left_padding_mask(starts: Tensor, length: int) -> Tensor:

@@ -9,6 +9,7 @@ logits.
 from __future__ import annotations
 
 import inspect
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,14 +20,20 @@ import torch
 from torch import Tensor
 
 from plumbline_api.methods.sampling import Sampling
-from plumbline_trainer.failures import Diverged
+from plumbline_trainer.failures import ConfigError, Diverged
 from plumbline_trainer.modeling.logprobs import causal_model
 from plumbline_trainer.modeling.scoring import evaluating
 from plumbline_trainer.rollout.cache import RowCache, left_padding_mask
+from plumbline_trainer.rollout.constrained import Grammar, grammar_of
+from plumbline_trainer.rollout.decoder import DirectDecoder, direct_decoder, padding_bias
 from plumbline_trainer.rollout.sampling import Stream, choose, uniforms
+from plumbline_trainer.rollout.score_edits import ScoreEdits
 
 _DRAWN_AHEAD = 64
 """Random numbers are computed for so many tokens of every row at once."""
+
+_BIAS_AHEAD = 64
+"""The mask of the rows' padding is made for so many columns more than there are."""
 
 _DROP_FRACTION = 8
 """Ended rows are dropped when they are at least one in so many, so that the cache is not copied for each of them."""
@@ -47,6 +54,8 @@ class Request:
 
     prompt: Sequence[int]
     streams: Sequence[Stream]
+    max_tokens: int | None = None
+    """Longest completion, where it is less than the engine's limit."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +69,82 @@ class Completion:
 
 @dataclass(frozen=True)
 class Limits:
-    """How completions end and how many are generated together."""
+    """How completions end, what they may hold, and how many are generated together."""
 
     max_tokens: int
     max_batch_size: int
     stop_tokens: frozenset[int]
     stop_strings: tuple[str, ...] = ()
+    min_tokens: int = 0
+    repetition_penalty: float = 1.0
+    grammar: Grammar | None = None
+
+
+def limits_of(
+    sampling: Sampling, tokenizer: Any, stop_tokens: frozenset[int], *, max_tokens: int, max_batch_size: int
+) -> Limits:
+    """What `sampling` says about completions besides how a token is drawn; `stop_tokens` are the model's own.
+
+    Raises `ConfigError` for a stop token that the tokenizer does not have, and for a grammar that cannot be used.
+    """
+    ends = stop_tokens | named_stop_tokens(sampling, tokenizer)
+    return Limits(
+        max_tokens,
+        max_batch_size,
+        ends,
+        tuple(sampling.stop),
+        sampling.min_tokens,
+        sampling.repetition_penalty,
+        grammar_of(sampling, tokenizer, ends),
+    )
+
+
+def named_stop_tokens(sampling: Sampling, tokenizer: Any) -> frozenset[int]:
+    """The tokens of `stopTokens` and `stopTokenIds`. Raises `ConfigError` for one that is not in the vocabulary."""
+    vocabulary: dict[str, int] = tokenizer.get_vocab()
+    known = set(vocabulary.values())
+    for index, token in enumerate(sampling.stop_tokens):
+        if token not in vocabulary:
+            raise ConfigError(f"spec.rollout.sampling.stopTokens[{index}]: the tokenizer has no token {token!r}")
+    for index, number in enumerate(sampling.stop_token_ids):
+        if number not in known:
+            raise ConfigError(f"spec.rollout.sampling.stopTokenIds[{index}]: the tokenizer has no token {number}")
+    return frozenset(vocabulary[token] for token in sampling.stop_tokens) | frozenset(sampling.stop_token_ids)
+
+
+@dataclass
+class GenerationFigures:
+    """What one call of `Engine.generate` did, and where its time went."""
+
+    completions: int = 0
+    tokens: int = 0
+    """Of all completions, with their end tokens."""
+
+    longest: int = 0
+    """Tokens of the longest completion, which the others wait for."""
+
+    prompt_tokens: int = 0
+    """Computed prompt tokens: once a prompt, however many completions it has."""
+
+    prefill_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    """Wall time of the prompts, and of everything else: choosing tokens and computing them."""
+
+    decode_steps: int = 0
+    """Forward passes of one token a row."""
+
+    decode_rows: int = 0
+    """Rows of all those passes, with those that had ended and were not dropped yet."""
+
+    @property
+    def rows_per_step(self) -> float:
+        """Mean number of rows in a forward pass; 0 where there was none."""
+        return self.decode_rows / self.decode_steps if self.decode_steps else 0.0
+
+    @property
+    def slowest_share(self) -> float:
+        """Length of the longest completion over the mean length: 1 where all are equally long, 0 without any."""
+        return self.longest * self.completions / self.tokens if self.tokens else 0.0
 
 
 @dataclass
@@ -93,6 +172,10 @@ class Engine:
         self._takes_positions = "position_ids" in accepted
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
         self._end_tokens = torch.tensor(sorted(limits.stop_tokens), dtype=torch.long)
+        self._decoder: DirectDecoder | None = None
+        self._asked_for_decoder = False
+        self.last_figures = GenerationFigures()
+        """Of the latest call of `generate` that came to its end."""
 
     @torch.no_grad()
     def generate(
@@ -103,14 +186,31 @@ class Engine:
         `poll` is called between tokens and ends the call by raising, which is how a stop request gets through.
         """
         with evaluating(self._model):
-            return _Generation(self, requests, sampling, poll).run()
+            if not self._asked_for_decoder:
+                self._decoder = direct_decoder(self._model, self.forward)
+                self._asked_for_decoder = True
+            generation = _Generation(self, requests, sampling, poll)
+            completions = generation.run()
+        self.last_figures = generation.figures
+        return completions
 
     @property
     def device(self) -> torch.device:
         return next(self._model.parameters()).device
 
+    @property
+    def limits(self) -> Limits:
+        return self._limits
+
     def new_cache(self) -> RowCache:
         return RowCache(self._config)
+
+    def new_edits(self) -> ScoreEdits | None:
+        """What changes the logits of a batch; None where nothing does."""
+        limits = self._limits
+        if limits.repetition_penalty == 1.0 and limits.min_tokens <= 1 and limits.grammar is None:
+            return None
+        return ScoreEdits(limits.repetition_penalty, limits.min_tokens, self._end_tokens, limits.grammar)
 
     def forward(self, tokens: Tensor, starts: Tensor, cache: RowCache) -> Tensor:
         """Runs `tokens` [B, T] after the cached columns and returns the logits [B, V] of the last position.
@@ -125,6 +225,12 @@ class Engine:
         output = self._model(input_ids=tokens, past_key_values=cache.cache, use_cache=True, **arguments)
         return output.logits[:, -1]
 
+    def advance(self, tokens: Tensor, starts: Tensor, cache: RowCache, bias: Tensor | None) -> Tensor:
+        """The logits [B, V] after one more token [B] of every row; `bias` as `DirectDecoder.logits` takes it."""
+        if self._decoder is None:
+            return self.forward(tokens[:, None], starts, cache)
+        return self._decoder.logits(tokens, cache.length - starts, cache, bias)
+
     def is_end(self, tokens: Tensor) -> Tensor:
         """Which of `tokens` [B] end a completion."""
         return torch.isin(tokens, self._end_tokens.to(tokens.device))
@@ -132,10 +238,6 @@ class Engine:
     def contains_stop_string(self, tail: list[int]) -> bool:
         text = self._tokenizer.decode(tail, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return any(stop in text for stop in self._limits.stop_strings)
-
-    @property
-    def limits(self) -> Limits:
-        return self._limits
 
 
 class _Generation:
@@ -152,6 +254,8 @@ class _Generation:
         self._device = engine.device
         self._tail = max((len(stop.encode()) for stop in self._limits.stop_strings), default=0)
         self._waiting = deque(self._in_admission_order())
+        self._edits = engine.new_edits()
+        self.figures = GenerationFigures()
 
         offsets = np.concatenate([[0], np.cumsum([len(request.streams) for request in requests])]).astype(int)
         self._offsets = offsets
@@ -159,13 +263,19 @@ class _Generation:
         self._streams = [stream for request in requests for stream in request.streams]
         self._tokens = torch.zeros(total, self._limits.max_tokens, dtype=torch.long, device=self._device)
         self._logprobs = torch.zeros(total, self._limits.max_tokens, device=self._device)
-        self._lengths = [0] * total
-        self._stopped = [False] * total
+        self._most = np.repeat(
+            [min(request.max_tokens or self._limits.max_tokens, self._limits.max_tokens) for request in requests],
+            [len(request.streams) for request in requests],
+        )
+        self._lengths = np.zeros(total, dtype=np.int64)
+        self._stopped = np.zeros(total, dtype=bool)
 
         # the batch: one entry a row, aligned with the cache's rows
         self._cache: RowCache | None = None
         self._rows = np.zeros(0, dtype=np.int64)
         self._starts = torch.zeros(0, dtype=torch.long, device=self._device)
+        self._bias: Tensor | None = None
+        self._bias_columns = 0
         self._logits = torch.zeros(0, 0, device=self._device)
         self._ended = np.zeros(0, dtype=bool)
         self._produced = np.zeros(0, dtype=np.int64)
@@ -174,6 +284,7 @@ class _Generation:
         self._next = torch.zeros(0, dtype=torch.long, device=self._device)
 
     def run(self) -> list[list[Completion]]:
+        started = time.perf_counter()
         while self._waiting or len(self._rows):
             self._poll()
             self._admit()
@@ -184,10 +295,16 @@ class _Generation:
         # asked once and at the end, because asking waits for the device
         if not bool(self._logprobs.isfinite().all()):
             raise Diverged("generation: the model's log-probabilities are not finite")
-        return [
-            [self._completion(row) for row in range(self._offsets[index], self._offsets[index + 1])]
-            for index in range(len(self._requests))
+        tokens, logprobs = self._tokens.tolist(), self._logprobs.tolist()
+        completions = [
+            Completion(tokens[row][:length], logprobs[row][:length], "stop" if stopped else "length")
+            for row, (length, stopped) in enumerate(zip(self._lengths.tolist(), self._stopped, strict=True))
         ]
+        self.figures.completions = len(completions)
+        self.figures.tokens = int(self._lengths.sum())
+        self.figures.longest = int(self._lengths.max(initial=0))
+        self.figures.decode_seconds = time.perf_counter() - started - self.figures.prefill_seconds
+        return [completions[self._offsets[index] : self._offsets[index + 1]] for index in range(len(self._requests))]
 
     def _in_admission_order(self) -> list[_Wanted]:
         """Longest prompts first: rows that join later then rarely lengthen the cache. Ties keep the given order."""
@@ -212,6 +329,7 @@ class _Generation:
             free -= len(admitted[-1].streams)
         if not admitted:
             return
+        started = time.perf_counter()
         cache, starts, logits = self._prefill(admitted)
         if self._cache is None:
             self._cache, self._starts, self._logits = cache, starts, logits
@@ -229,6 +347,13 @@ class _Generation:
         self._ended = np.concatenate([self._ended, np.zeros(len(rows), dtype=bool)])
         self._produced = np.concatenate([self._produced, np.zeros(len(rows), dtype=np.int64)])
         self._drawn = _DRAWN_AHEAD
+        self._bias_columns = 0
+        prompts = [self._requests[wanted.request].prompt for wanted in admitted]
+        if self._edits is not None:
+            of_rows = [prompt for prompt, wanted in zip(prompts, admitted, strict=True) for _ in wanted.streams]
+            self._edits.admit(of_rows, logits.shape[-1], self._device)
+        self.figures.prompt_tokens += sum(len(prompt) for prompt in prompts)
+        self.figures.prefill_seconds += time.perf_counter() - started
 
     def _prefill(self, admitted: list[_Wanted]) -> tuple[RowCache, Tensor, Tensor]:
         """Computes each prompt once and repeats its cache for its samples."""
@@ -245,21 +370,27 @@ class _Generation:
 
     def _take_tokens(self) -> None:
         """Chooses the next token of every row, records it and marks the rows that end with it."""
-        self._next, logprobs = choose(self._logits, self._sampling, self._next_uniforms())
         live = np.flatnonzero(~self._ended)
-        index = torch.from_numpy(live).to(self._device)
+        scores = None if self._edits is None else self._edits.apply(self._logits, self._produced, live)
+        self._next, logprobs = choose(self._logits, self._sampling, self._next_uniforms(), scores)
+        taken = self._next
+        if len(live) < len(self._rows):
+            index = torch.from_numpy(live).to(self._device)
+            taken, logprobs = taken[index], logprobs[index]
         rows = torch.from_numpy(self._rows[live]).to(self._device)
         positions = torch.from_numpy(self._produced[live]).to(self._device)
-        self._tokens[rows, positions] = self._next[index]
-        self._logprobs[rows, positions] = logprobs[index]
+        self._tokens[rows, positions] = taken
+        self._logprobs[rows, positions] = logprobs
         self._produced[live] += 1
-        stopped = self._engine.is_end(self._next[index]).cpu().numpy()
+        lengths = self._produced[live]
+        stopped = self._engine.is_end(taken).cpu().numpy()
+        if self._edits is not None:
+            stopped |= self._edits.take(taken, live)
         if self._tail:
-            stopped |= self._reached_stop_string(live)
-        self._ended[live] = stopped | (self._produced[live] >= self._limits.max_tokens)
-        for row, length, by_stop in zip(self._rows[live], self._produced[live], stopped, strict=True):
-            self._lengths[row] = int(length)
-            self._stopped[row] = bool(by_stop)
+            stopped |= self._reached_stop_string(live) & (lengths >= self._limits.min_tokens)
+        self._ended[live] = stopped | (lengths >= self._most[self._rows[live]])
+        self._lengths[self._rows[live]] = lengths
+        self._stopped[self._rows[live]] = stopped
 
     def _next_uniforms(self) -> Tensor | None:
         if self._sampling is None:
@@ -295,6 +426,9 @@ class _Generation:
         if self._sampling is not None:
             self._draws = self._draws[index]
         self._starts = self._starts[index]
+        self._bias_columns = 0
+        if self._edits is not None:
+            self._edits.keep(kept)
         if not len(kept):
             self._cache = None
             return
@@ -305,12 +439,10 @@ class _Generation:
 
     def _advance(self) -> None:
         assert self._cache is not None
-        self._logits = self._engine.forward(self._next[:, None], self._starts, self._cache)
-
-    def _completion(self, row: int) -> Completion:
-        length = self._lengths[row]
-        return Completion(
-            tokens=self._tokens[row, :length].tolist(),
-            logprobs=self._logprobs[row, :length].tolist(),
-            finish="stop" if self._stopped[row] else "length",
-        )
+        columns = self._cache.length + 1
+        if columns > self._bias_columns:
+            self._bias_columns = columns + _BIAS_AHEAD
+            self._bias = padding_bias(self._starts, self._bias_columns, self._logits.dtype)
+        self._logits = self._engine.advance(self._next, self._starts, self._cache, self._bias)
+        self.figures.decode_steps += 1
+        self.figures.decode_rows += len(self._rows)
