@@ -11,6 +11,14 @@ import pytest
 from plumbline_api.base import ApiModel, Choice, Family
 from plumbline_api.messages import nested_model
 from plumbline_api.methods.advantage.choice import AdvantageChoice
+from plumbline_api.methods.curriculum.choice import CurriculumChoice
+from plumbline_api.methods.exploration.choice import (
+    ReplayChoice,
+    ResamplingChoice,
+    RescueChoice,
+    SampleBudgetChoice,
+    SampleSelectionChoice,
+)
 from plumbline_api.methods.kl import KlChoice
 from plumbline_api.methods.optimization import OptimizerChoice, PeftChoice, ScheduleChoice
 from plumbline_api.methods.policy.choice import PolicyObjectiveChoice
@@ -26,6 +34,7 @@ from tests.api.valid_specs import PLACES
 ROOT = Path(__file__).resolve().parents[2]
 CODE, TESTS = ROOT / "trainer-image" / "plumbline_trainer", ROOT / "tests" / "trainer"
 OPTIMIZATION = "Optimizers, schedules, adapters"
+EXPLORATION = "Exploration of RLVRJob (`spec.exploration`)"
 
 
 @dataclass(frozen=True)
@@ -69,6 +78,12 @@ SECTIONS: dict[type[Choice], tuple[str, str]] = {
     PolicyAggregationChoice: ("Aggregation of token losses of RLVRJob (`spec.aggregation`)", ""),
     KlChoice: ("KL penalties of RLVRJob (`spec.kl`)", ""),
     AdvantageChoice: ("Advantages of RLVRJob (`spec.advantage`)", ""),
+    CurriculumChoice: ("Curricula of RLVRJob (`spec.curriculum`)", ""),
+    SampleBudgetChoice: (EXPLORATION, "budget."),
+    ResamplingChoice: (EXPLORATION, "resampling."),
+    RescueChoice: (EXPLORATION, "rescue."),
+    SampleSelectionChoice: (EXPLORATION, "selection."),
+    ReplayChoice: (EXPLORATION, "replay."),
     PromptGeneratorChoice: ("Generators of prompts (`spec.data.train.generator`)", "generator."),
     VerifierChoice: ("Verifiers of RLVRJob (`spec.rewards[].verifier`)", ""),
     OptimizerChoice: (OPTIMIZATION, "optimizer."),

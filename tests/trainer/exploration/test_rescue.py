@@ -1,6 +1,7 @@
 """Groups that failed: which are helped, what becomes of the rollout, and that help teaches what sampling cannot."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from plumbline_api.methods.advantage.group import GroupRelative
 from plumbline_api.methods.exploration.rescue import Demonstration, Gold, Guidance
 from plumbline_api.methods.policy.clipped import Grpo
 from plumbline_trainer.advantages import advantages
-from plumbline_trainer.exploration import RESCUES, Solution, plan_rescue, with_solutions, without_groups
+from plumbline_trainer.exploration import RESCUES, plan_rescue, without_groups
 from plumbline_trainer.exploration.rescue import failed_groups, success_rates
 from plumbline_trainer.objectives.policy.inputs import PolicyTokens, StepCounts
 from plumbline_trainer.objectives.policy.loss import policy_loss
@@ -61,35 +62,18 @@ def test_without_groups_their_completions_count_nowhere():
     assert torch.equal(without_groups(MIXED, []).valid, MIXED.valid)
 
 
-def test_a_solution_becomes_a_completion_of_its_group():
-    rollout = judged(
-        [0, 0, 1, 1],
-        [0, 0, 1, 1],
-        lengths=[1, 2, 2, 1],
-        logprobs=torch.tensor([[-1.0, 0.0], [-2.0, -3.0], [-4.0, -5.0], [-6.0, 0.0]]),
-        truncated=torch.tensor([False, True, False, False]),
-        components={"answer": torch.tensor([0.0, 0.0, 1.0, 1.0]).double(), "format": torch.zeros(4).double()},
-        texts=["a", "b", "c", "d"],
-        token_rewards=torch.ones(4, 2).double(),
-    )
-    solution = Solution(torch.tensor([-0.1, -0.2, -0.3]), "gold", {"answer": 1.0})
-    found = with_solutions(rollout, {1: solution}, 1.5)
-    assert found.rewards.tolist() == [0, 1.5, 1, 1]
-    assert found.correct.tolist() == [False, True, True, True] and not found.truncated[1]
-    assert found.lengths.tolist() == [1, 3, 2, 1] and list(found.texts) == ["a", "gold", "c", "d"]
-    torch.testing.assert_close(found.logprobs[1], solution.logprobs)
-    assert found.logprobs[[0, 2, 3]].tolist() == [[-1, 0, 0], [-4, -5, 0], [-6, 0, 0]]
-    assert found.components["answer"].tolist() == [0, 1, 1, 1] and found.components["format"][1].isnan()
-    assert found.token_rewards.tolist() == [[1, 1, 0], [0, 0, 0], [1, 1, 0], [1, 1, 0]]
-    assert rollout.rewards.tolist() == [0, 0, 1, 1] and rollout.logprobs.shape == (4, 2)  # unchanged
-    assert with_solutions(rollout, {}, 1.0) is rollout
+def with_reward(rollout, places, reward=1.0):
+    """The rollout with right completions of this reward in some places."""
+    index = torch.tensor(list(places))
+    right = rollout.correct.index_fill(0, index, True)
+    return replace(rollout, rewards=rollout.rewards.index_fill(0, index, reward), correct=right)
 
 
 def test_a_failed_group_has_an_advantage_only_with_gold_and_mixed_groups_stay_as_they_were():
     rollout = judged([0, 0, 0, 0, 1, 0, 0, 1], [0] * 4 + [1] * 4)
     before = advantages(GroupRelative(), rollout)
     places = plan_rescue(Gold(), rollout, {0, 1}).solved.values()
-    after = advantages(GroupRelative(), with_solutions(rollout, {at: Solution(torch.zeros(1)) for at in places}, 1.0))
+    after = advantages(GroupRelative(), with_reward(rollout, places))
     assert (before[:4] == 0).all() and (after[:3] < 0).all() and after[3] > 0
     assert torch.equal(before[4:], after[4:])
 
@@ -134,9 +118,8 @@ def train(rescue, steps=150, rate=2.0, start=-9.0, seed=1):
             rollout = judged((drawn == 0).double(), [0] * len(drawn))
         if plan.solved:
             drawn[plan.solved[0]] = 0
-            own = logprobs[0] if rescue.behaviour == "policy" else torch.zeros(())
-            old[plan.solved[0]] = own
-            rollout = with_solutions(rollout, {plan.solved[0]: Solution(own[None])}, rescue.reward)
+            old[plan.solved[0]] = logprobs[0] if rescue.behaviour == "policy" else 0.0
+            rollout = with_reward(rollout, plan.solved.values(), rescue.reward)
         estimated = advantages(GroupRelative(), rollout)
         if plan.demonstrated:
             drawn = torch.cat([drawn, torch.zeros(1, dtype=torch.long)])

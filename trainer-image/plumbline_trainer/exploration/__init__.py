@@ -14,7 +14,7 @@ from plumbline_trainer.exploration.registry import (
     RescuePlan,
 )
 from plumbline_trainer.exploration.resampling import plan_resampling
-from plumbline_trainer.exploration.rescue import Solution, plan_rescue, with_solutions, without_groups
+from plumbline_trainer.exploration.rescue import plan_rescue, without_groups
 from plumbline_trainer.exploration.selection import select
 from plumbline_trainer.exploration.texts import hinted, texts_of
 
@@ -28,13 +28,11 @@ __all__ = [
     "Replay",
     "ResamplingPlan",
     "RescuePlan",
-    "Solution",
     "hinted",
     "plan_resampling",
     "plan_rescue",
     "prompt_weights",
     "select",
     "texts_of",
-    "with_solutions",
     "without_groups",
 ]

@@ -1,13 +1,11 @@
-"""What is done about prompts whose samples fail: which groups, and what becomes of the judged rollout."""
+"""What is done about prompts whose samples fail: which groups are helped, and how."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection
+from dataclasses import replace
 
 import torch
-from torch import Tensor
-from torch.nn.functional import pad
 
 from plumbline_api.methods.exploration.family import Rescue
 from plumbline_api.methods.exploration.rescue import Demonstration, Gold, Guidance
@@ -78,56 +76,6 @@ def demonstration(parameters: Demonstration, rollout: JudgedRollout, available: 
     rates = success_rates(rollout)
     gated = [group for group, rate in rates.items() if rate <= parameters.threshold and group in available]
     return RescuePlan(demonstrated=tuple(gated))
-
-
-@dataclass(frozen=True)
-class Solution:
-    """A reference solution as a completion."""
-
-    logprobs: Tensor
-    """float32 [T]: behaviour log-probabilities of its T tokens: the policy's before the update, or zeros."""
-
-    text: str = ""
-    components: Mapping[str, float] = field(default_factory=dict)
-    """What the reward's components give it; NaN for one that is not here."""
-
-
-def with_solutions(rollout: JudgedRollout, solutions: Mapping[int, Solution], reward: float) -> JudgedRollout:
-    """The rollout with `solutions` in the places [0, N) of completions; each is right and has the total `reward`."""
-    if not solutions:
-        return rollout
-    places = torch.tensor(list(solutions))
-    width = max(rollout.logprobs.shape[1], *(len(solution.logprobs) for solution in solutions.values()))
-    extra = width - rollout.logprobs.shape[1]
-
-    def widened(values: Tensor) -> Tensor:
-        values = pad(values, (0, extra))
-        values[places] = 0
-        return values
-
-    logprobs = widened(rollout.logprobs)
-    lengths, texts = rollout.lengths.clone(), list(rollout.texts)
-    components = {name: values.clone() for name, values in rollout.components.items()}
-    for place, solution in solutions.items():
-        lengths[place] = len(solution.logprobs)
-        logprobs[place, : len(solution.logprobs)] = solution.logprobs
-        if texts:
-            texts[place] = solution.text
-        for name, values in components.items():
-            values[place] = solution.components.get(name, torch.nan)
-    return replace(
-        rollout,
-        rewards=rollout.rewards.index_fill(0, places, reward),
-        valid=rollout.valid.index_fill(0, places, True),
-        correct=rollout.correct.index_fill(0, places, True),
-        truncated=rollout.truncated.index_fill(0, places, False),
-        lengths=lengths,
-        logprobs=logprobs,
-        components=components,
-        texts=texts,
-        token_rewards=None if rollout.token_rewards is None else widened(rollout.token_rewards),
-        values=None if rollout.values is None else widened(rollout.values),
-    )
 
 
 def without_groups(rollout: JudgedRollout, groups: Collection[int]) -> JudgedRollout:

@@ -25,8 +25,10 @@ class Rescue(Family):
 class SampleSelection(Family):
     """Which judged samples are learnt from."""
 
-    component_field: ClassVar[str] = ""
-    """Field that names the reward component which it reads, by wire name; empty where it reads none."""
+    @property
+    def component_names(self) -> tuple[str, ...]:
+        """Components of the reward that it reads; each must be one of the job's."""
+        return ()
 
 
 class Replay(Family):
