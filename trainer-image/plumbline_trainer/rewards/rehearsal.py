@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -14,8 +15,8 @@ from plumbline_trainer.rewards.components import in_processes
 from plumbline_trainer.rewards.pool import Call, Outcome, VerifierPool
 from plumbline_trainer.rewards.scoring import Sample
 
-ROWS = 200
-"""Rows whose answers the built-in verifiers try to read: each takes about a millisecond."""
+CHUNK = 200
+"""Rows that the built-in verifiers try between two looks at the clock: each takes less than a millisecond."""
 
 ROWS_FOR_CODE = 2
 """Rows that the user's own code scores: how long it takes is not known."""
@@ -25,8 +26,9 @@ REHEARSAL_SECONDS = 20.0
 
 
 def rehearse(rewards: Sequence[Reward], rows: Sequence[PromptRow], pool: VerifierPool) -> list[str]:
-    """Lets every component score the answers of the first rows as if they were completions; returns warnings.
+    """Lets every component score answers as if they were completions; returns warnings.
 
+    Built-in verifiers see all of `rows`, judges and the user's code the first ones, and reward models none.
     Raises `RewardFunctionError` where a component's code does not load or fails on every row, and `DataError` naming
     file and line where a built-in verifier cannot read a row's answer. Code that takes longer than
     `REHEARSAL_SECONDS` and may is a warning: whether it ever ends is for the training to find out.
@@ -37,17 +39,15 @@ def rehearse(rewards: Sequence[Reward], rows: Sequence[PromptRow], pool: Verifie
             warnings += _ask(reward, rows[:ROWS_FOR_CODE])
     for reward in in_processes(rewards):
         own_code = isinstance(reward.verifier.value, PythonFunction)
-        tried = rows[: ROWS_FOR_CODE if own_code else ROWS]
-        calls = [Call(reward.name, row.prompt, row.answer or "", row.answer, row.columns) for row in tried]
-        row_of = {id(call): row for call, row in zip(calls, tried, strict=True)}
-        judge = _go_on if own_code else partial(_refuse_hanging, row_of)
-        outcomes = pool.run(calls, on_outcome=judge, longest=REHEARSAL_SECONDS)
+        if not own_code:
+            _read_all(reward, rows, pool)
+            continue
+        tried = rows[:ROWS_FOR_CODE]
+        outcomes = pool.run(_calls(reward, tried), longest=REHEARSAL_SECONDS)
         failed = [(row.place, outcome) for row, outcome in zip(tried, outcomes, strict=True) if outcome.failed]
         if not failed:
             continue
         place, outcome = failed[0]
-        if not own_code:
-            raise _unreadable(place, reward.name, outcome)
         unfinished = outcome.timed_out and reward.timeout_seconds > REHEARSAL_SECONDS
         if len(failed) == len(tried) and not unfinished:
             raise RewardFunctionError(f"reward {reward.name} failed on {place}: {_explained(outcome)}")
@@ -68,8 +68,24 @@ def _ask(reward: Reward, rows: Sequence[PromptRow]) -> list[str]:
     return [f"reward {reward.name} failed on {place}: {error}" for place, error in failed]
 
 
-def _go_on(call: Call, outcome: Outcome) -> None:
-    """The user's code may fail on a row."""
+def _read_all(reward: Reward, rows: Sequence[PromptRow], pool: VerifierPool) -> None:
+    """Lets a built-in verifier try all rows, or as many as it manages in `REHEARSAL_SECONDS`; it must read each."""
+    started = time.monotonic()
+    for start in range(0, len(rows), CHUNK):
+        some = rows[start : start + CHUNK]
+        calls = _calls(reward, some)
+        row_of = {id(call): row for call, row in zip(calls, some, strict=True)}
+        outcomes = pool.run(calls, on_outcome=partial(_refuse_hanging, row_of), longest=REHEARSAL_SECONDS)
+        for row, outcome in zip(some, outcomes, strict=True):
+            if outcome.failed:
+                raise _unreadable(row.place, reward.name, outcome)
+        if time.monotonic() - started > REHEARSAL_SECONDS:
+            return
+
+
+def _calls(reward: Reward, rows: Sequence[PromptRow]) -> list[Call]:
+    """Answers in place of completions."""
+    return [Call(reward.name, row.prompt, row.answer or "", row.answer, row.columns) for row in rows]
 
 
 def _refuse_hanging(rows: Mapping[int, PromptRow], call: Call, outcome: Outcome) -> None:

@@ -125,7 +125,7 @@ def check_inputs(config: TrainerConfig) -> InputReport:
             from plumbline_trainer.rewards.reward_model import check_reward_model
 
             check_reward_model(resolve_directory(location))
-        warnings += rehearse(spec.rewards, train.rows, pool)
+        warnings += rehearse(spec.rewards, [*train.rows, *(evaluation.rows if evaluation else ())], pool)
     return InputReport(train.rows_in_file, evaluation.rows_in_file if evaluation else 0, warnings)
 
 
