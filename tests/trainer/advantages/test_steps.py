@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
-from plumbline_trainer.advantages.steps import step_starts
+from plumbline_trainer.advantages.steps import prefix_values, step_starts
 
 
 def steps(pieces: list[str], separator: str = "\n", most: int = 100) -> list[str]:
@@ -37,3 +39,9 @@ def test_neighbours_are_merged_where_there_are_too_many() -> None:
 @pytest.mark.parametrize(("pieces", "expected"), [([], []), (["a"], [0]), (["\n"], [0]), (["a\n"], [0])])
 def test_short_completions(pieces: list[str], expected: list[int]) -> None:
     assert step_starts(pieces, "\n", 5) == expected
+
+
+def test_means_stand_where_their_steps_begin() -> None:
+    table = prefix_values([[0, 2], [0], []], [[0.5, math.nan], [1.0], []], 3)
+    assert str(table.tolist()) == "[[0.5, nan, nan], [1.0, nan, nan], [nan, nan, nan]]"
+    assert prefix_values([], [], 3).shape == (0, 3)

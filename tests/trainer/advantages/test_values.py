@@ -119,6 +119,27 @@ def test_frozen_values_are_those_after_the_token_and_the_reward_at_the_end() -> 
     torch.testing.assert_close(found, (gains - gains.mean()) / gains.std(correction=0))
 
 
+def test_a_policy_reaches_the_optimum_by_frozen_values_alone() -> None:
+    """Two choices of three, reward 1 for (2, 1), 0.6 for (0, 0), else 0. The frozen model knows the true values under
+    the first, uniform policy, and a wrong one would lead astray: 0.6 is reached from as many states as 1 is."""
+    rewards = torch.zeros(3, 3, dtype=torch.float64)
+    rewards[2, 1], rewards[0, 0] = 1.0, 0.6
+    after_first = rewards.mean(dim=1)
+    first, second = torch.zeros(3, dtype=torch.float64), torch.zeros(3, 3, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(200):
+        one = torch.multinomial(first.softmax(0), 64, replacement=True, generator=generator)
+        two = torch.multinomial(second.softmax(1)[one], 1, generator=generator).squeeze(1)
+        values = torch.stack([after_first.mean().expand(64), after_first[one]], dim=1)
+        rollout = judged(rewards[one, two], [0] * 64, lengths=[2] * 64, values=values)
+        found = advantages(FrozenValue(), rollout)
+        scores = torch.nn.functional.one_hot(one, 3) - first.softmax(0)
+        of_second = torch.nn.functional.one_hot(two, 3) - second.softmax(1)[one]
+        first += 0.3 * (found[:, :1] * scores).mean(dim=0)
+        second.index_add_(0, one, 0.3 * found[:, 1:] * of_second / 64)
+    assert (first.softmax(0)[2] * second.softmax(1)[2, 1]).item() > 0.9
+
+
 def test_monte_carlo_values_give_each_step_its_own_credit() -> None:
     """Steps of two, one and two tokens: values 0.5, 0.25, 1.0 at their starts, reward 1."""
     nan = math.nan

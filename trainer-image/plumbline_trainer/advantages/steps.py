@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+from torch import Tensor
+
 
 def step_starts(pieces: Sequence[str], separator: str, most: int) -> list[int]:
     """The indices of tokens that begin a step, in order; the first is 0. Empty for a completion without tokens.
@@ -21,6 +24,15 @@ def step_starts(pieces: Sequence[str], separator: str, most: int) -> list[int]:
     if len(starts) <= most:
         return starts
     return [starts[part * len(starts) // most] for part in range(most)]
+
+
+def prefix_values(starts: Sequence[Sequence[int]], means: Sequence[Sequence[float]], width: int) -> Tensor:
+    """[N, `width`] float64 for `JudgedRollout.prefix_values`: the mean reward of what was sampled from before each of
+    the N completions' `starts`, NaN elsewhere. A mean is NaN where nothing sampled there could be judged."""
+    table = torch.full((len(starts), width), torch.nan, dtype=torch.float64)
+    for row, (places, values) in enumerate(zip(starts, means, strict=True)):
+        table[row, list(places)] = torch.tensor(list(values), dtype=torch.float64)
+    return table
 
 
 def _without_leading(separator: str, text: str) -> str:
