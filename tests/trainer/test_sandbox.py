@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from plumbline_api.sources import Reward
+from plumbline_trainer.rewards.rehearsal import weaknesses
 from plumbline_trainer.rewards.sandbox import landlock, seccomp
 from plumbline_trainer.rewards.sandbox.confinement import Limits
 from plumbline_trainer.rewards.sandbox.supervisor import Sandbox, SandboxError, run_script, run_test
@@ -226,6 +228,20 @@ def test_every_version_of_landlock_keeps_files_closed(version, tmp_path):
         assert not run(sandbox, f"open({str(secret)!r}, 'w')").succeeded
         assert not run(sandbox, f"import os; os.truncate({str(secret)!r}, 0)").succeeded
     assert secret.read_text() == "secret"
+
+
+def test_pre_flight_says_what_the_kernel_lacks():
+    rewards = [
+        Reward(name="code", verifier={"code": {}}),
+        Reward(name="own", verifier={"python": {"path": "reward.py"}}),
+        Reward(name="same", verifier={"exactMatch": {}}),
+    ]
+    assert weaknesses(rewards, landlock.SIGNALS_SCOPED) == []
+    [signals] = weaknesses(rewards, landlock.SIGNALS_SCOPED - 1)
+    assert signals.startswith("reward own: this kernel's Landlock does not scope signals")
+    closed, open_files = weaknesses(rewards, 0)
+    assert "reward code: this kernel has no Landlock, so its code can open no file" in closed
+    assert "reward own: this kernel has no Landlock, so its code can open all files" in open_files
 
 
 def test_a_machine_without_the_means_is_named(tmp_path):

@@ -6,13 +6,15 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 
+from plumbline_api.methods.verifiers.code import Code
 from plumbline_api.methods.verifiers.judges import HttpJudge
 from plumbline_api.methods.verifiers.python import PythonFunction
 from plumbline_api.sources import Reward
 from plumbline_trainer.data.rows import PromptRow
 from plumbline_trainer.failures import DataError, RewardFunctionError
 from plumbline_trainer.rewards.components import in_processes
-from plumbline_trainer.rewards.pool import Call, Outcome, VerifierPool
+from plumbline_trainer.rewards.pool import SANDBOXED, Call, Outcome, VerifierPool
+from plumbline_trainer.rewards.sandbox.landlock import SIGNALS_SCOPED, abi_version
 from plumbline_trainer.rewards.scoring import Sample
 
 CHUNK = 200
@@ -33,7 +35,7 @@ def rehearse(rewards: Sequence[Reward], rows: Sequence[PromptRow], pool: Verifie
     file and line where a built-in verifier cannot read a row's answer. Code that takes longer than
     `REHEARSAL_SECONDS` and may is a warning: whether it ever ends is for the training to find out.
     """
-    warnings = []
+    warnings = weaknesses(rewards, abi_version())
     for reward in rewards:
         if isinstance(reward.verifier.value, HttpJudge):
             warnings += _ask(reward, rows[:ROWS_FOR_CODE])
@@ -84,8 +86,36 @@ def _read_all(reward: Reward, rows: Sequence[PromptRow], pool: VerifierPool) -> 
 
 
 def _calls(reward: Reward, rows: Sequence[PromptRow]) -> list[Call]:
-    """Answers in place of completions."""
-    return [Call(reward.name, row.prompt, row.answer or "", row.answer, row.columns) for row in rows]
+    """Answers in place of completions; for tests of programs none: they are read, and nothing is run."""
+    runs_programs = isinstance(reward.verifier.value, Code)
+    return [
+        Call(reward.name, row.prompt, "" if runs_programs else row.answer or "", row.answer, row.columns)
+        for row in rows
+    ]
+
+
+def weaknesses(rewards: Sequence[Reward], landlock_version: int) -> list[str]:
+    """What the sandbox cannot hold on a kernel with this version of Landlock, as far as these components need it."""
+    sandboxed = [reward for reward in rewards if isinstance(reward.verifier.value, SANDBOXED)]
+    warnings = []
+    for reward in sandboxed:
+        alone = reward.verifier.value.processes == 1
+        if landlock_version == 0 and alone:
+            warnings.append(
+                f"reward {reward.name}: this kernel has no Landlock, so its code can open no file by name: "
+                "modules that are not loaded before it starts, and the temporary directory, are out of its reach"
+            )
+        elif landlock_version == 0:
+            warnings.append(
+                f"reward {reward.name}: this kernel has no Landlock, so its code can open all files that the trainer's "
+                "user can; processes: 1 lets it open none"
+            )
+        elif landlock_version < SIGNALS_SCOPED and not alone:
+            warnings.append(
+                f"reward {reward.name}: this kernel's Landlock does not scope signals, so its code cannot end the "
+                "processes that it starts; they end with its call's time, or with the job"
+            )
+    return warnings
 
 
 def _refuse_hanging(rows: Mapping[int, PromptRow], call: Call, outcome: Outcome) -> None:
