@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from plumbline_api.base import ApiModel
+from plumbline_api.base import ApiModel, Refused
 from plumbline_api.job import JOB_NAME_RULES, JobSpec, ObjectMeta
 from plumbline_api.methods.advantage.choice import AdvantageChoice
 from plumbline_api.methods.advantage.family import Advantage
@@ -22,7 +22,7 @@ from plumbline_api.methods.policy_aggregation import PolicyAggregationChoice
 from plumbline_api.methods.sampling import Sampling
 from plumbline_api.methods.shaping.choice import ShapingChoice
 from plumbline_api.methods.token_selection import TokenSelectionChoice
-from plumbline_api.rules import Rule, any_of, field, has, some
+from plumbline_api.rules import Rule, any_of, field, has, some, some_has
 from plumbline_api.sources import PromptData, Reward
 from plumbline_api.status import JobStatus
 
@@ -30,6 +30,7 @@ _GROUP_BASELINES = [member.member_key for member in Advantage.members() if membe
 _ON_POLICY = [member.member_key for member in PolicyObjective.members() if member.strictly_on_policy]
 _REGULARIZING = [member.member_key for member in PolicyObjective.members() if member.regularizes_divergence]
 _WITH_VALUES = [member.member_key for member in Advantage.members() if member.needs_values]
+_OF_COMPONENTS = [member.member_key for member in Advantage.members() if member.needs_components]
 _WITH_FROZEN_VALUES = [member.member_key for member in Advantage.members() if member.needs_frozen_values]
 _WITH_REFERENCE = [member.member_key for member in PolicyObjective.members() if member.needs_reference]
 
@@ -74,6 +75,21 @@ class RLVRJobSpec(JobSpec):
             any_of([has("kl"), *(has(f"objective.{key}") for key in _WITH_REFERENCE)]).when(has("reference")),
             "reference must not be set without kl, which compares the policy with it: it would not be used",
             path="reference",
+        ),
+        Rule(
+            has("advantage.none").when(some_has("shaping", "step", "forwardCorrection")),
+            "advantage must be none with shaping forwardCorrection, which adds one number to all rewards: a baseline removes it",
+            path="advantage",
+        ),
+        Rule(
+            (~any_of([has(f"advantage.{key}") for key in _OF_COMPONENTS])).when(field("shaping").length() > 0),
+            f"shaping must be empty with the advantage {', '.join(_OF_COMPONENTS)}, which looks at the components of the reward and not at their total",
+            path="shaping",
+        ),
+        Rule(
+            (~has("critic")).when(has("exploration.rescue.demonstration")),
+            "critic must not be set with exploration.rescue.demonstration: a demonstration has no return",
+            path="critic",
         ),
         Rule(
             (~has("kl")).when(any_of([has(f"objective.{key}") for key in _REGULARIZING])),
@@ -154,6 +170,27 @@ class RLVRJobSpec(JobSpec):
         description="Components of the reward; the total is their weighted sum.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     )
+
+    @model_validator(mode="after")
+    def _components_exist(self) -> Self:
+        """Components that are read by name; CEL cannot look for the items of one list in another."""
+        names = {reward.name for reward in self.rewards}
+        read = [
+            (f"shaping[{index}].{choice.key}", name)
+            for index, choice in enumerate(self.shaping)
+            for name in choice.value.component_names
+        ]
+        selection = self.exploration.selection
+        if selection is not None and (component := selection.value.component_field):
+            read.append((f"exploration.selection.{selection.key}.{component}", getattr(selection.value, component)))
+        findings = [
+            (path, f"{name!r} is no component of rewards: {', '.join(sorted(names))}")
+            for path, name in read
+            if name not in names
+        ]
+        if findings:
+            raise Refused(findings)
+        return self
 
 
 class RLVRJob(ApiModel):

@@ -160,6 +160,15 @@ def some(path: str, variable: str, condition: Callable[[Callable[[str], Expressi
     )
 
 
+def some_has(path: str, variable: str, name: str) -> Expression:
+    """At least one item of the list at `path` has the field `name` (CEL `exists`)."""
+    items = field(path)
+    return Expression(
+        f"{items.cel}.exists({variable}, has({variable}.{name}))",
+        lambda document: any(name in item for item in items.evaluate(document)),
+    )
+
+
 @dataclass(frozen=True)
 class Rule:
     """A cross-field rule: the expression that must hold and what the user reads when it does not."""

@@ -24,7 +24,7 @@ from plumbline_trainer.reporting.metrics import Metric
 from plumbline_trainer.rewards.scoring import check_error_shares
 from plumbline_trainer.rollout.experience import Experience, Rollout
 from plumbline_trainer.rollout.judged import JudgedRollout
-from plumbline_trainer.shaping import apply_shaping
+from plumbline_trainer.shaping import apply_shaping, credited
 from plumbline_trainer.tasks.critic import Critic
 from plumbline_trainer.tasks.evidence import EvidenceCollector
 from plumbline_trainer.tasks.exploring import Explorer
@@ -62,6 +62,7 @@ class Collector:
         self._curriculum, self._explorer = curriculum, explorer
         self._reference, self._critic, self._max_steps = reference, critic, max_steps
         self._objective = spec.objective.value
+        self._advantage = spec.advantage.value
         self._kl = None if spec.kl is None else spec.kl.value
         self._kl_coefficient = self._kl.coefficient if isinstance(self._kl, KlInReward) else 0.0
         self._selection = None if spec.token_selection is None else spec.token_selection.value
@@ -87,14 +88,12 @@ class Collector:
         with timed(phases, "evidence"):
             everyone = self._evidence.for_advantages(everyone, candidates, number)
             evidence = self._evidence.for_shaping(everyone, candidates, number)
-        everyone, about_kl = self._with_frozen_values(own, candidates, everyone, phases)
         everyone, self._shaping_states, about_shaping = apply_shaping(
             self._shaping, everyone, self._shaping_states, evidence
         )
-        if not self._spec.advantage.value.uses_token_rewards:
-            everyone = with_token_rewards_in_totals(everyone)
+        everyone, about_kl = self._with_frozen_values(own, candidates, everyone, phases)
         everyone = select(self._explorer.selection, without_groups(everyone, demonstrated))
-        estimated = self._explorer.weighted(advantages(self._spec.advantage.value, everyone), everyone)
+        estimated = self._explorer.weighted(self._advantages(everyone), everyone)
         self._curriculum.observe(number, rows, everyone, estimated)
         experiences = self._experiences(own, candidates, everyone, mine, estimated)
         added = self._explorer.demonstrations(demonstrated, rows)
@@ -221,7 +220,18 @@ class Collector:
         penalties, divergence = kl_rewards(self._kl, coefficient, everyone.logprobs, table, mask)
         self._kl_coefficient = next_kl_coefficient(self._kl, coefficient, divergence.value, float(everyone.valid.sum()))
         shown = {"kl": divergence, "kl_coefficient": Metric(coefficient, 1.0)}
-        return replace(everyone, token_rewards=penalties), shown
+        if not self._advantage.uses_token_rewards:
+            totals = everyone.rewards + penalties.sum(dim=1)
+            return replace(everyone, rewards=torch.where(everyone.valid, totals, 0.0)), shown
+        present = everyone.token_rewards
+        return replace(everyone, token_rewards=penalties if present is None else present + penalties), shown
+
+    def _advantages(self, everyone: JudgedRollout) -> Tensor:
+        """[N] or [N, T]; rewards of parts of a text are added to their tokens where the estimator ignores them."""
+        estimated = advantages(self._advantage, everyone)
+        if self._advantage.uses_token_rewards or everyone.token_rewards is None:
+            return estimated
+        return credited(estimated, everyone)
 
     def _experiences(
         self,
@@ -241,7 +251,7 @@ class Collector:
             needed[SELECTED] = SELECTORS.of(self._selection)(self._selection, table, mask)
         targets = None
         if self._critic is not None and isinstance(self._critic.parameters, TrainedCritic):
-            targets = value_targets(self._spec.advantage.value, self._critic.parameters.lambda_, everyone)
+            targets = value_targets(self._advantage, self._critic.parameters.lambda_, everyone)
         experiences = []
         for experience, candidate, place in zip(own, candidates, mine.tolist(), strict=True):
             length = len(experience.tokens)
@@ -306,14 +316,6 @@ class Collector:
         for candidate in judgement.candidates:
             next_sample[candidate.slot] = max(next_sample.get(candidate.slot, 0), candidate.sample + 1)
         return next_sample
-
-
-def with_token_rewards_in_totals(rollout: JudgedRollout) -> JudgedRollout:
-    """The rollout for estimators of whole completions: rewards of tokens are part of the reward of the completion."""
-    if rollout.token_rewards is None:
-        return rollout
-    totals = rollout.rewards + torch.where(rollout.mask, rollout.token_rewards, 0.0).sum(dim=1)
-    return replace(rollout, rewards=torch.where(rollout.valid, totals, 0.0), token_rewards=None)
 
 
 def _bare(candidate: Candidate) -> Experience:

@@ -20,7 +20,7 @@ from plumbline_trainer.advantages.steps import step_starts
 from plumbline_trainer.distributed import Ranks
 from plumbline_trainer.rollout.experience import Experience, Rollout, padded
 from plumbline_trainer.rollout.judged import JudgedRollout
-from plumbline_trainer.shaping import Evidence
+from plumbline_trainer.shaping import Evidence, token_ends
 from plumbline_trainer.shaping.progress import segment_ends
 from plumbline_trainer.tasks.judging import Candidate
 from plumbline_trainer.tasks.sampling import Sampler, Wanted
@@ -60,16 +60,16 @@ class EvidenceCollector:
 
     def for_shaping(self, everyone: JudgedRollout, candidates: Sequence[Candidate], number: int) -> Evidence:
         """What the steps of shaping ask for."""
-        token_ends = gradient_products = prefix_values = None
+        ends_of_tokens = gradient_products = prefix_values = None
         if any(step.needs_token_positions for step in self._shaping):
-            own = {candidate.key: self._token_ends(candidate) for candidate in candidates}
-            token_ends = self._in_order(own)
+            ends = {one.key: token_ends(self._text, one.completion.tokens) for one in candidates}
+            ends_of_tokens = self._in_order(ends)
         for step in self._shaping:
             if isinstance(step, Progress):
                 prefix_values = self._in_order(self._forced_answers(candidates, number, step))
             if isinstance(step, GradientWeighting):
                 gradient_products = self._gradient_products(everyone, candidates, step.components)
-        return Evidence(token_ends, gradient_products, prefix_values)
+        return Evidence(ends_of_tokens, gradient_products, prefix_values)
 
     def table(
         self, candidates: Sequence[Candidate], values: Sequence[Tensor | None], everyone: JudgedRollout
@@ -165,9 +165,8 @@ class EvidenceCollector:
         totals = torch.where(scores.valid, scores.totals, torch.nan).view(len(prefixes), samples)
         return [float(mean) for mean in totals.nanmean(dim=1)]
 
-    def _token_ends(self, candidate: Candidate) -> list[int]:
-        tokens = candidate.completion.tokens
-        return [len(text) for text in self._sampler.texts_of([tokens[: end + 1] for end in range(len(tokens))])]
+    def _text(self, tokens: Sequence[int]) -> str:
+        return self._sampler.texts_of([tokens])[0]
 
     def _gradient_products(
         self, everyone: JudgedRollout, candidates: Sequence[Candidate], names: Sequence[str]

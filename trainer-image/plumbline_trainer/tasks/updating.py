@@ -19,6 +19,7 @@ from plumbline_trainer.modeling.scoring import evaluating
 from plumbline_trainer.modeling.token_entropy import token_logprobs_and_entropy
 from plumbline_trainer.objectives.policy.inputs import PolicyTokens, StepCounts
 from plumbline_trainer.objectives.policy.loss import policy_loss
+from plumbline_trainer.objectives.policy.token_selection import SELECTED
 from plumbline_trainer.reporting.metrics import Metric
 from plumbline_trainer.rollout.experience import Experience, Rollout, padded
 from plumbline_trainer.tasks.critic import Critic
@@ -198,7 +199,6 @@ class Updates:
         some = micro_batch.experiences
         advantages = self._laid([experience.advantages for experience in some])
         assert advantages is not None
-        prepared = {name: self._laid([experience.prepared[name] for experience in some]) for name in some[0].prepared}
         return PolicyTokens(
             logprobs,
             micro_batch.sequences.mask,
@@ -208,8 +208,25 @@ class Updates:
             reference_logprobs=self._laid([experience.reference_logprobs for experience in some]),
             rewards=torch.tensor([experience.reward for experience in some], device=self._device),
             groups=torch.tensor([experience.slot for experience in some], device=self._device),
-            prepared={name: values for name, values in prepared.items() if values is not None},
+            prepared=self._prepared(some),
         )
+
+    def _prepared(self, some: Sequence[Experience]) -> dict[str, Tensor]:
+        """What the objective prepared, [B] or [B, T]; a completion that came later, such as a demonstration, has none:
+        it keeps all its tokens and has 0 for the rest."""
+        shapes = {name: values.dim() for experience in some for name, values in experience.prepared.items()}
+        found = {}
+        for name, dimensions in shapes.items():
+            missing = 1.0 if name == SELECTED else 0.0
+            values = self._laid(
+                [
+                    experience.prepared.get(name, torch.full((len(experience.tokens),) * dimensions, missing))
+                    for experience in some
+                ]
+            )
+            assert values is not None
+            found[name] = values
+        return found
 
     def _old_logprobs(self, micro_batch: MicroBatch, present: Tensor) -> Tensor | None:
         """[B, T]; None where all are the `present` ones, as in a first update on what the policy has just sampled."""
