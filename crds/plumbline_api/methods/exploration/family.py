@@ -25,10 +25,8 @@ class Rescue(Family):
 class SampleSelection(Family):
     """Which judged samples are learnt from."""
 
-    @property
-    def component_names(self) -> tuple[str, ...]:
-        """Components of the reward that it reads; each must be one of the job's."""
-        return ()
+    component_field: ClassVar[str] = ""
+    """Field that names the reward component which it reads, by wire name; empty where it reads none."""
 
 
 class Replay(Family):

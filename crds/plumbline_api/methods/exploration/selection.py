@@ -10,6 +10,8 @@ from plumbline_api.methods.exploration.family import SampleSelection
 class ProcessConsistency(SampleSelection, key="prof"):
     """PROF: of each prompt's samples, correct ones with a low and wrong ones with a high process score are left out, more of whichever there are more of; the process score itself enters no reward ("Beyond Correctness: Harmonizing Process and Outcome Rewards through RL Training", Ye et al. 2025, arXiv:2509.03403)."""
 
+    component_field = "component"
+
     component: str = Field(
         min_length=1,
         max_length=40,
@@ -20,10 +22,6 @@ class ProcessConsistency(SampleSelection, key="prof"):
         True,
         description="Whether correct and wrong ones are evened out as far as there are enough; false keeps their proportion.",
     )
-
-    @property
-    def component_names(self) -> tuple[str, ...]:
-        return (self.component,)
 
 
 class MaxVariance(SampleSelection, key="maxVariance"):
