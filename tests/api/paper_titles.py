@@ -177,4 +177,5 @@ PAPERS = (
         "Enhancing LLM Agents for Code Generation with Possibility and Pass-rate Prioritized Experience Replay",
         ("replay.possibilityPassRate",),
     ),
+    Paper("Understanding R1-Zero-Like Training: A Critical Perspective", ("drGrpo",)),
 )
