@@ -1,0 +1,114 @@
+"""The verifier that runs a program: statuses and numbers, limits, and what is left behind."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from plumbline_api.methods.verifiers.choice import VerifierChoice
+from plumbline_api.methods.verifiers.command import Command
+from plumbline_trainer.rewards.verifiers.command import CommandFailed, run
+from tests.trainer.verifiers.verifying import reward
+
+CHECKER = [sys.executable, "-S", str(Path(__file__).with_name("propositional_checker.py"))]
+
+
+def program(source: str, **options: object) -> Command:
+    return Command.model_validate({"command": [sys.executable, "-S", "-c", source], **options})
+
+
+@pytest.mark.parametrize(("proof", "expected"), [("a | ~a", 1), ("(a & b) -> a", 1), ("a -> b", 0), (" a\n", 0)])
+def test_the_exit_status_of_a_checker_is_the_reward(proof, expected):
+    assert reward(Command(command=CHECKER), proof) == expected
+
+
+def test_a_status_that_is_no_verdict_is_an_error():
+    with pytest.raises(CommandFailed, match="status 2\nno formula"):
+        reward(Command(command=CHECKER), "1 + 1")
+    assert reward(Command(command=CHECKER, reject_statuses=[1, 2]), "1 + 1") == 0
+    with pytest.raises(CommandFailed, match="signal 11"):
+        reward(program("import os; os.kill(os.getpid(), 11)"), "")
+
+
+def test_the_last_line_may_be_the_reward():
+    source = "print('checking'); print(0.75); print()"
+    assert reward(program(source, result="lastLine"), "") == 0.75
+    with pytest.raises(CommandFailed, match="status 1"):
+        reward(Command(command=CHECKER, result="lastLine"), "a")
+    with pytest.raises(CommandFailed, match="'proved' is not a number"):
+        reward(program("print('proved')", result="lastLine"), "")
+
+
+def test_the_program_may_read_the_row():
+    source = (
+        "import json, sys; d = json.load(sys.stdin); sys.exit(d['completion'] != d['row']['expected'] + d['answer'])"
+    )
+    parameters = program(source, input="json")
+    assert reward(parameters, "ab", answer="b", first="a") == 1
+    assert reward(parameters, "xb", answer="b", first="a") == 0
+
+
+def test_a_completion_is_never_an_argument():
+    source = "import json, sys; print(json.dumps([sys.argv[1:], sys.stdin.read()])); print(1)"
+    given = "; touch x $(id) --help"
+    found = run([sys.executable, "-S", "-c", source], given.encode(), 10, 65536)
+    assert json.loads(found.output.decode().splitlines()[0]) == [[], given]
+
+
+def test_it_runs_in_an_empty_directory_that_is_gone_afterwards():
+    source = "import os; open('made', 'w').close(); print(os.getcwd(), os.listdir('.'))"
+    found = run([sys.executable, "-S", "-c", source], b"", 10, 65536)
+    directory, made = found.output.decode().split(maxsplit=1)
+    assert made.strip() == "['made']" and not Path(directory).exists()
+
+
+@pytest.mark.parametrize("proof", ["sleep", "print"])
+def test_time_and_output_are_bounded(proof):
+    began = time.monotonic()
+    with pytest.raises(TimeoutError, match=r"longer than 0\.5 s"):
+        reward(Command(command=CHECKER, time_limit_seconds=0.5), proof)
+    assert time.monotonic() - began < 5
+
+
+def test_only_the_end_of_the_output_is_kept():
+    found = run([sys.executable, "-S", "-c", "print('x' * 10**7); print('end')"], b"", 30, 2048)
+    assert len(found.output) == 2048 and found.output.endswith(b"end\n")
+
+
+def test_nothing_that_it_started_survives():
+    """A child that holds the pipes open neither delays the verdict nor lives on."""
+    source = (
+        "import subprocess, sys; p = subprocess.Popen([sys.executable, '-S', '-c', 'import time; time.sleep(3600)'])\n"
+        "print(p.pid, flush=True)"
+    )
+    began = time.monotonic()
+    found = run([sys.executable, "-S", "-c", source], b"", 30, 2048)
+    assert found.status == 0 and time.monotonic() - began < 10
+    child = int(found.output)
+    deadline = time.monotonic() + 10
+    while _running(child):
+        assert time.monotonic() < deadline, f"process {child} lives on"
+        os.sched_yield()
+
+
+def _running(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def test_a_program_that_is_not_there_is_an_error():
+    with pytest.raises(CommandFailed, match="cannot be started"):
+        reward(Command(command=["/nowhere/lake", "env", "lean"]), "")
+
+
+@pytest.mark.parametrize("wrong", [{"command": []}, {"command": [""]}, {"command": ["x"], "rejectStatuses": [0]}])
+def test_senseless_parameters_are_refused(wrong):
+    with pytest.raises(ValidationError):
+        VerifierChoice.of("command", **wrong)
