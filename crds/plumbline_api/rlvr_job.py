@@ -87,6 +87,37 @@ class RLVRJobSpec(JobSpec):
             path="shaping",
         ),
         Rule(
+            has("training.steps").when(has("curriculum")),
+            "training.steps must be set with curriculum, which decides what an epoch would be",
+            path="training.steps",
+        ),
+        Rule(
+            (field("rollout.groupSize") >= 2).when(has("exploration.resampling.dynamicSampling")),
+            "rollout.groupSize must be at least 2 with exploration.resampling.dynamicSampling: a group of one has no signal",
+            path="rollout.groupSize",
+        ),
+        Rule(
+            (field("exploration.budget.gradientVariance.minimum") <= field("rollout.groupSize")).when(
+                has("exploration.budget.gradientVariance")
+            ),
+            "exploration.budget.gradientVariance.minimum must not be above rollout.groupSize, the mean of all budgets",
+            path="exploration.budget.gradientVariance.minimum",
+        ),
+        Rule(
+            (field("exploration.resampling.dars.maxSamples") > field("rollout.groupSize")).when(
+                has("exploration.resampling.dars")
+            ),
+            "exploration.resampling.dars.maxSamples must be above rollout.groupSize, the number of first samples",
+            path="exploration.resampling.dars.maxSamples",
+        ),
+        Rule(
+            (~any_of([has(f"objective.{key}") for key in _ON_POLICY])).when(
+                any_of([has("exploration.replay"), has("exploration.rescue.guidance")])
+            ),
+            f"exploration.replay and exploration.rescue.guidance must not be set with the objective {', '.join(_ON_POLICY)}: what another policy wrote needs an importance ratio",
+            path="exploration",
+        ),
+        Rule(
             (~has("critic")).when(has("exploration.rescue.demonstration")),
             "critic must not be set with exploration.rescue.demonstration: a demonstration has no return",
             path="critic",

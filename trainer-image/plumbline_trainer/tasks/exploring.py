@@ -174,13 +174,13 @@ class Explorer:
         solution = self._solution(slot, row, 0.0)
         self._logprobs([solution])
         completion = Completion(solution.tokens, _given(solution.old_logprobs).tolist(), "stop")
-        names = judgement.scores().components
-        unknown = torch.full((1,), torch.nan, dtype=torch.float64)
+        text = self._sampler.texts([completion])[0]
+        components = self._sampler.score_texts([(row, text)]).components
         total = torch.tensor([self._rescue.reward], dtype=torch.float64)
         judgement.drop_sample(slot, last)
         judgement.add(
-            [Candidate(slot, last, row, completion, self._sampler.texts([completion])[0], injected=True)],
-            Scores(dict.fromkeys(names, unknown), total, torch.ones(1, dtype=torch.bool), {}),
+            [Candidate(slot, last, row, completion, text, injected=True)],
+            Scores(components, total, torch.ones(1, dtype=torch.bool), {}),
         )
 
     def _solution(self, slot: int, row: int, advantage: float) -> Experience:
