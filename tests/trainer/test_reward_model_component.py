@@ -6,13 +6,16 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from plumbline_api.methods.verifiers.learned import RewardModelScore
 from plumbline_api.sources import Reward
+from plumbline_trainer.configuration import config_of_manifest
 from plumbline_trainer.data.batches import Layout
 from plumbline_trainer.data.rendering import Renderer
 from plumbline_trainer.failures import ModelError
+from plumbline_trainer.inputs import digest_inputs
 from plumbline_trainer.rewards.components import open_batch_components
 from plumbline_trainer.rewards.pool import VerifierPool
 from plumbline_trainer.rewards.reward_model import RewardModelComponent, check_reward_model
 from plumbline_trainer.rewards.scoring import Sample, Scorer
+from plumbline_trainer.tasks.rlvr_data import check_inputs
 
 CPU = torch.device("cpu")
 
@@ -114,3 +117,41 @@ def test_it_is_a_component_of_the_reward(directory):
     raw = torch.tensor(expected(directory), dtype=torch.float64)
     assert torch.allclose(scores.totals, short + 2 * raw, atol=1e-4)
     assert scores.metrics["reward_seconds/liked"].value > 0
+
+
+def manifest(llama_directory, directory, folder):
+    rows = folder / "train.jsonl"
+    rows.write_text('{"prompt": "up?"}\n' * 8)
+    return {
+        "apiVersion": "plumbline.dev/v1alpha1",
+        "kind": "RLVRJob",
+        "metadata": {"name": "liked"},
+        "spec": {
+            "runtimeRef": {"name": "torch-cpu"},
+            "model": {"source": {"path": {"path": str(llama_directory)}}},
+            "data": {"train": {"source": {"path": {"path": str(rows)}}}},
+            "objective": {"grpo": {}},
+            "rewards": [{"name": "liked", "verifier": {"rewardModel": parameters(directory).to_document()}}],
+            "training": {"steps": 1, "batchSize": 8, "maxPromptTokens": 16, "maxCompletionTokens": 4},
+            "output": {"path": str(folder / "output")},
+        },
+    }
+
+
+def test_a_job_names_its_reward_model_and_pre_flight_looks_at_it(llama_directory, directory, tmp_path):
+    config = config_of_manifest(manifest(llama_directory, directory, tmp_path), "job.yaml")
+    assert config.paths.reward_models == {"liked": str(directory)}
+    assert check_inputs(config).training_rows == 8
+    plain = config_of_manifest(manifest(llama_directory, llama_directory, tmp_path), "job.yaml")
+    with pytest.raises(ModelError, match="it is no reward model"):
+        check_inputs(plain)
+
+
+def test_the_reward_model_is_part_of_what_went_into_a_run(llama_directory, directory, tmp_path):
+    """A job that goes on with another reward model would mix two rewards."""
+    digests = [
+        digest_inputs(config_of_manifest(manifest(llama_directory, model, tmp_path), "job.yaml").paths).rewards
+        for model in (directory, directory, llama_directory)
+    ]
+    assert digests[0] == digests[1] != digests[2]
+    assert digests[0].startswith("sha256:")
