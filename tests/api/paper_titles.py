@@ -178,4 +178,18 @@ PAPERS = (
         ("replay.possibilityPassRate",),
     ),
     Paper("Understanding R1-Zero-Like Training: A Critical Perspective", ("drGrpo",)),
+    Paper("EPO: Entropy-regularized Policy Optimization for LLM Agents Reinforcement Learning", ("entropy.smoothing",)),
+    Paper(
+        "Open-Reasoner-Zero: An Open Source Approach to Scaling Up Reinforcement Learning on the Base Model",
+        ("reinforcement from the base model",),
+    ),
+    Paper("Is DPO Superior to PPO for LLM Alignment? A Comprehensive Study", ("PPO as strong as it gets",)),
+    Paper("Leanabell-Prover: Posttraining Scaling in Formal Reasoning", ("a prover in two stages",)),
+    Paper(
+        "Lean and Mean: Decoupled Value Policy Optimization with Global Value Guidance", ("values from another model",)
+    ),
+    Paper(
+        "Qsharp: Provably Optimal Distributional RL for LLM Post-Training", ("guided decoding by a regularized value",)
+    ),
+    Paper("B-Coder: Value-Based Deep Reinforcement Learning for Program Synthesis", ("programs by a value function",)),
 )

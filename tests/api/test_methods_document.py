@@ -11,6 +11,7 @@ import pytest
 from plumbline_api.base import ApiModel, Choice, Family
 from plumbline_api.messages import nested_model
 from plumbline_api.methods.advantage.choice import AdvantageChoice
+from plumbline_api.methods.critic import CriticChoice, ValueLossChoice
 from plumbline_api.methods.curriculum.choice import CurriculumChoice
 from plumbline_api.methods.exploration.choice import (
     ReplayChoice,
@@ -24,6 +25,7 @@ from plumbline_api.methods.optimization import OptimizerChoice, PeftChoice, Sche
 from plumbline_api.methods.policy.choice import PolicyObjectiveChoice
 from plumbline_api.methods.policy_aggregation import PolicyAggregationChoice
 from plumbline_api.methods.prompt_generator import PromptGeneratorChoice
+from plumbline_api.methods.shaping.choice import ShapingChoice
 from plumbline_api.methods.verifiers.choice import VerifierChoice
 from plumbline_api.preference_job import PreferenceJobSpec
 from plumbline_api.rlvr_job import RLVRJobSpec
@@ -78,6 +80,9 @@ SECTIONS: dict[type[Choice], tuple[str, str]] = {
     PolicyAggregationChoice: ("Aggregation of token losses of RLVRJob (`spec.aggregation`)", ""),
     KlChoice: ("KL penalties of RLVRJob (`spec.kl`)", ""),
     AdvantageChoice: ("Advantages of RLVRJob (`spec.advantage`)", ""),
+    CriticChoice: ("Critics of RLVRJob (`spec.critic`)", ""),
+    ValueLossChoice: ("Critics of RLVRJob (`spec.critic`)", "loss."),
+    ShapingChoice: ("Shaping of rewards of RLVRJob (`spec.shaping`)", ""),
     CurriculumChoice: ("Curricula of RLVRJob (`spec.curriculum`)", ""),
     SampleBudgetChoice: (EXPLORATION, "budget."),
     ResamplingChoice: (EXPLORATION, "resampling."),
@@ -173,8 +178,9 @@ def test_a_row_names_files_that_exist(row: Row) -> None:
 def test_the_keys_of_a_recipe_are_fields_of_a_job(row: Row) -> None:
     keys = re.findall(r"`([\w.]+)`", row.cells["keys"])
     assert keys
+    spec = RLVRJobSpec if "RLVRJob" in row.section else PreferenceJobSpec
     for key in keys:
-        assert is_field(PreferenceJobSpec, key) or is_field(PreferenceJobSpec, f"objective.{key}"), key
+        assert is_field(spec, key) or is_field(spec, f"objective.{key}"), key
 
 
 def is_field(model: type[ApiModel], path: str) -> bool:
