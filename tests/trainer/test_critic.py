@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from plumbline_api.methods.critic import CriticChoice, FrozenCritic, SeparateCri
 from plumbline_trainer.advantages import advantages, value_targets
 from plumbline_trainer.data.batches import SequenceBatch, TokenSequence, pad_sequences, share_prompts
 from plumbline_trainer.distributed import Ranks
-from plumbline_trainer.failures import Diverged
+from plumbline_trainer.failures import ConfigError, Diverged
 from plumbline_trainer.modeling.loading import load_policy
 from plumbline_trainer.modeling.logprobs import predicting_states
 from plumbline_trainer.modeling.value_head import load_value_model
@@ -206,6 +207,18 @@ def test_the_policys_share_of_the_gradient(llama_directory: Path, alone: Ranks, 
     torch.testing.assert_close(own, whole_own)
 
 
+def test_rewards_that_the_loss_cannot_represent_are_refused(llama_directory: Path) -> None:
+    """Rewards of tokens count: a penalty can take a return below 0."""
+    within = judged([1.0, 0.0, 9.0], [0, 0, 0], [True, True, False], lengths=[2, 1, 1])
+    penalties = torch.tensor([[-0.1, -0.2], [0.0, 0.0], [0.0, 0.0]], dtype=torch.float64)
+    critic = critic_of(llama_directory, loss={"bce": {}})
+    critic.check(within)
+    critic.check(replace(within, token_rewards=penalties))
+    with pytest.raises(ConfigError, match=r"bce needs rewards within 0 and 1, but a completion has -0\.3"):
+        critic.check(replace(within, rewards=within.rewards * 0, token_rewards=penalties))
+    critic_of(llama_directory).check(replace(within, rewards=within.rewards - 5))
+
+
 # --- learning and checkpoints -----------------------------------------------------------------------------------------
 
 
@@ -249,6 +262,15 @@ def test_a_checkpoint_of_another_critic_is_refused(llama_directory: Path, alone:
     scalar = critic_of(llama_directory)
     with pytest.raises(ValueError, match="shape"):
         scalar.load(critic.tensors(), critic.state_dict())
+
+
+def test_a_step_without_anything_to_learn_from_changes_nothing(llama_directory: Path, alone: Ranks) -> None:
+    critic = critic_of(llama_directory, learningRate=0.1)
+    batch = pad_sequences(SEQUENCES, 0)
+    trained(critic, batch, alone, 3)
+    before = critic.values(batch)
+    assert critic.apply(3, alone) == 0.0
+    assert torch.equal(critic.values(batch), before), "the optimizer's momentum alone moves nothing"
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing(llama_directory: Path, alone: Ranks) -> None:

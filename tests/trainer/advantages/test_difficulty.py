@@ -10,6 +10,7 @@ import torch
 from plumbline_api.methods.advantage.difficulty import DifficultyWeighted, MaximumLikelihood
 from plumbline_api.methods.advantage.group import GroupRelative
 from plumbline_trainer.advantages import advantages
+from plumbline_trainer.failures import ConfigError
 from plumbline_trainer.rollout.judged import judged
 
 
@@ -25,7 +26,7 @@ def test_maximum_likelihood_over_all_success_counts(right: int) -> None:
 
 
 def test_maximum_likelihood_refuses_negative_rewards() -> None:
-    with pytest.raises(ValueError, match="not negative"):
+    with pytest.raises(ConfigError, match="not negative, but a completion has -1"):
         advantages(MaximumLikelihood(), judged([1, -1], [0, 0]))
     advantages(MaximumLikelihood(), judged([1, -1], [0, 0], [True, False]))
 

@@ -8,6 +8,7 @@ import torch
 from plumbline_api.methods.advantage.group import GroupRelative
 from plumbline_api.methods.advantage.trees import PrefixTree
 from plumbline_trainer.advantages import advantages
+from plumbline_trainer.failures import DataError
 from plumbline_trainer.rollout.judged import JudgedRollout, judged
 
 # a tree of depth two: the root, its children a (2 of 3 right below it) and b (none right), and a's child ab
@@ -78,7 +79,7 @@ def test_what_was_not_judged_has_no_part_in_any_value() -> None:
 
 
 def test_a_row_without_the_columns_is_refused() -> None:
-    with pytest.raises(ValueError, match="no column prefix"):
+    with pytest.raises(DataError, match="no column prefix"):
         advantages(PrefixTree(), judged([1], [0], columns=[{"tree": "one"}]))
     assert PrefixTree(tree_column="problem").columns == ("problem", "prefix")
 

@@ -171,7 +171,7 @@ def test_credits_of_steps_add_up_to_the_reward_minus_the_prompts_value() -> None
     assert bool((found[:, 1:][inside] == found[:, :-1][inside]).all())
 
 
-def test_a_completion_without_the_value_of_its_prompt_is_refused() -> None:
-    rollout = judged([1], [0], lengths=[2], prefix_values=torch.tensor([[math.nan, 0.5]], dtype=torch.float64))
-    with pytest.raises(ValueError, match="prompt"):
-        advantages(MonteCarloValue(), rollout)
+def test_a_completion_whose_prompt_could_not_be_judged_has_no_advantage() -> None:
+    values = torch.tensor([[math.nan, 0.5], [0.5, math.nan]], dtype=torch.float64)
+    rollout = judged([1, 1], [0, 1], lengths=[2, 2], prefix_values=values)
+    assert advantages(MonteCarloValue(), rollout).tolist() == [[0, 0], [0.5, 0.5]]

@@ -8,6 +8,7 @@ from torch import Tensor
 from plumbline_api.methods.advantage.difficulty import DifficultyWeighted, MaximumLikelihood
 from plumbline_trainer.advantages.group import centred_in
 from plumbline_trainer.advantages.registry import ESTIMATORS
+from plumbline_trainer.failures import ConfigError
 from plumbline_trainer.rollout.groups import Groups
 from plumbline_trainer.rollout.judged import JudgedRollout
 
@@ -20,11 +21,14 @@ def maximum_likelihood(parameters: MaximumLikelihood, rollout: JudgedRollout) ->
     the log-likelihood is sum_k grad pass@k / k. With n samples, K of them right, and scores s_i, the mean of A_i s_i
     is 1[K > 0] (sum over right ones of s_i / K - sum of s_i / n). The first part has expectation
     sum_{k <= n} grad pass@k / k. For the second, E[1[K = 0] sum s_i] = grad (1 - p)^n and E[sum s_i] = 0, so it takes
-    away grad pass@n / n: the estimator is exact for the series up to k = n - 1. Raises `ValueError` for a negative
-    reward, for which the mean is no success rate.
+    away grad pass@n / n: the estimator is exact for the series up to k = n - 1. Raises `ConfigError` for a negative
+    reward, with which the mean is no success rate.
     """
-    if bool((rollout.rewards[rollout.valid] < 0).any()):
-        raise ValueError("maxRl needs rewards that are not negative")
+    negative = rollout.rewards[rollout.valid & (rollout.rewards < 0)]
+    if len(negative):
+        raise ConfigError(
+            f"advantage.maxRl needs rewards that are not negative, but a completion has {float(negative[0]):g}"
+        )
     group = Groups(rollout.groups, rollout.valid)
     mean = group.mean(rollout.rewards)
     return centred_in(group, rollout.rewards, rollout.valid) / torch.where(mean > 0, mean, 1.0)

@@ -13,6 +13,7 @@ from torch import Tensor
 from plumbline_api.methods.advantage.trees import PrefixTree
 from plumbline_trainer.advantages.group import centred_in
 from plumbline_trainer.advantages.registry import ESTIMATORS
+from plumbline_trainer.failures import DataError
 from plumbline_trainer.rollout.groups import Groups
 from plumbline_trainer.rollout.judged import JudgedRollout
 
@@ -31,7 +32,7 @@ def prefix_tree(parameters: PrefixTree, rollout: JudgedRollout) -> Tensor:
     it always solved?). A completion is thus compared with others that had at least as much given to them, not with all
     of the tree. With alpha = 1 and `expectation` it is, up to the tree's mean, what the completion's own subtree does
     not explain. The paper also projects advantages onto constraints of the tree's order by a quadratic program; that
-    is not done here. Raises `ValueError` where a row lacks one of the columns.
+    is not done here. Raises `DataError` where a row lacks one of the columns.
     """
     nodes = [_node(parameters, row) for row in rollout.columns]
     if len(nodes) != len(rollout.rewards):
@@ -51,7 +52,7 @@ def prefix_tree(parameters: PrefixTree, rollout: JudgedRollout) -> Tensor:
 def _node(parameters: PrefixTree, row: Any) -> Node:
     for column in parameters.columns:
         if row.get(column) is None:
-            raise ValueError(f"a row has no column {column}, which prefixTree reads")
+            raise DataError(f"a row of data has no column {column}, which advantage.prefixTree reads")
     prefix = row[parameters.prefix_column]
     return str(row[parameters.tree_column]), tuple(prefix)
 

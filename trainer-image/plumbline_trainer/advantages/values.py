@@ -78,15 +78,13 @@ def monte_carlo_value(parameters: MonteCarloValue, rollout: JudgedRollout) -> Te
     2024, arXiv:2410.01679). [N, T].
 
     V are `prefix_values`: means of rewards of completions that start there. Places without one are inside a step, so
-    a value that could not be judged merges two steps. The advantages of the steps add up to R - V(prompt). Raises
-    `ValueError` where there are no such values, or none at the beginning of a completion.
+    a value that could not be judged merges two steps, and a completion whose prompt has none has advantage 0. The
+    advantages of the steps add up to R - V(prompt). Raises `ValueError` without such values.
     """
     if rollout.prefix_values is None:
         raise ValueError("Monte-Carlo values need rewards of continuations")
-    mask = rollout.mask & rollout.valid[:, None]
+    mask = rollout.mask & rollout.valid[:, None] & ~rollout.prefix_values[:, :1].isnan()
     known = mask & ~rollout.prefix_values.isnan()
-    if bool((mask[:, :1] & ~known[:, :1]).any()):
-        raise ValueError("every completion needs the value of its prompt")
     values = torch.where(known, rollout.prefix_values.double(), 0.0)
     width = values.shape[1]
     places = torch.arange(width).expand(values.shape)

@@ -12,15 +12,17 @@ from torch import Tensor, nn
 from plumbline_api.methods.critic import Critic as CriticParameters
 from plumbline_api.methods.critic import FrozenCritic, SeparateCritic, SharedCritic, TrainedCritic
 from plumbline_api.methods.optimization import AdamW, Constant
+from plumbline_trainer.advantages.recursions import token_rewards
 from plumbline_trainer.data.batches import SequenceBatch
 from plumbline_trainer.distributed import Ranks
 from plumbline_trainer.modeling.logprobs import laid_out, predicting_states
 from plumbline_trainer.modeling.scoring import evaluating
 from plumbline_trainer.modeling.value_head import load_value_model, new_value_head, value_outputs
-from plumbline_trainer.objectives.critic import READINGS, VALUE_LOSSES, outputs_of
+from plumbline_trainer.objectives.critic import READINGS, VALUE_LOSSES, check_rewards, outputs_of
 from plumbline_trainer.optimization.update import ParameterUpdate
 from plumbline_trainer.registry import Registry
 from plumbline_trainer.reporting.metrics import Metric
+from plumbline_trainer.rollout.judged import JudgedRollout
 
 _PARAMETERS, _OPTIMIZER = "critic/", "critic-optimizer/"
 """What the names of a checkpoint's tensors begin with."""
@@ -106,6 +108,14 @@ class Critic:
         """Whether it is trained."""
         return self._update is not None
 
+    def check(self, rollout: JudgedRollout) -> None:
+        """Raises `ConfigError` where a completion's reward, those of its tokens added, is none that a value can be.
+
+        To be called before values are fitted to the rollout: a return out of bounds would be learnt as another one.
+        """
+        if self.learns:
+            check_rewards(self._loss, token_rewards(rollout).sum(dim=1)[rollout.valid & (rollout.lengths > 0)])
+
     @torch.no_grad()
     def values(self, sequences: SequenceBatch, states: Tensor | None = None) -> Tensor:
         """[B, T] float32: the value before each completion token, 0 where there is none.
@@ -152,13 +162,17 @@ class Critic:
     def apply(self, step: int, ranks: Ranks) -> float:
         """Updates the critic by the gradients of all ranks' losses; returns their norm. A collective of `ranks`.
 
-        For optimizer step `step` (from 0), after the policy's own update. Raises `Diverged`.
+        For optimizer step `step` (from 0), after the policy's own update. Without any gradient nothing changes, as
+        with the policy in a step that is empty on all ranks. Raises `Diverged`.
         """
         if self._update is None:
             return 0.0
         ranks.sum_gradients(self._update.masters)
         norm = self._update.gradient_norm()
-        self._update.apply(step, norm)
+        if norm == 0.0:
+            self._update.drop_gradients()
+        else:
+            self._update.apply(step, norm)
         return norm
 
     def tensors(self) -> dict[str, Tensor]:
