@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from plumbline_api.rlvr_job import Sampling
-from plumbline_trainer.rollout.sampling import Stream, choose, philox, uniforms
+from plumbline_trainer.rollout.sampling import Stream, choose, philox, truncated, uniforms
+from plumbline_trainer.rollout.sampling import draw as draw_tokens
 
 
 def words(*values):
@@ -120,3 +121,104 @@ def test_greedy_takes_the_most_likely():
     tokens, logprobs = choose(LOGITS, None, None)
     assert tokens.tolist() == [2]
     torch.testing.assert_close(logprobs, LOGITS.log_softmax(-1)[:, 2])
+
+
+def grid(count):
+    """Evenly spaced numbers: the tokens drawn with them have shares that are exact up to one in `count`."""
+    return (torch.arange(count, dtype=torch.float64) + 0.5) / count
+
+
+def inverse(weights, uniform):
+    """The inverse of the cumulative distribution in plain float64."""
+    cumulative = weights.double().cumsum(-1)
+    return torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True).squeeze(-1)
+
+
+@pytest.mark.parametrize("size", [1, 7, 512, 1009, 32_000, 50_257])
+def test_drawing_by_blocks_is_the_inverse_of_the_cumulative_distribution(size):
+    """Sizes with a good block, without one, and smaller than one. Only numbers at a boundary may differ by rounding."""
+    generator = torch.Generator().manual_seed(size)
+    weights = (3 * torch.randn(1, size, generator=generator)).softmax(-1)
+    weights[0, ::3] = 0 if size > 1 else 1
+    uniform = grid(2000)
+    tokens = draw_tokens(weights.expand(2000, -1), uniform)
+    expected = inverse(weights.expand(2000, -1), uniform)
+    assert (tokens == expected).float().mean() > 0.998
+    neighbours = tokens != expected
+    cumulative = weights[0].double().cumsum(-1) / weights.double().sum()
+    edges = torch.minimum(cumulative[tokens[neighbours]], cumulative[expected[neighbours]])
+    assert ((edges - uniform[neighbours]).abs() < 1e-6).all()
+    assert (weights[0, tokens] > 0).all()
+
+
+def test_the_shares_of_drawn_tokens_are_exact():
+    weights = torch.tensor([[1.0, 0.0, 3.0, 2.0, 0.0, 4.0]])
+    tokens = draw_tokens(weights.expand(1000, -1), grid(1000))
+    assert torch.bincount(tokens, minlength=6).tolist() == [100, 0, 300, 200, 0, 400]
+
+
+def test_the_shares_pass_a_chi_squared_test_over_a_large_vocabulary():
+    logits = torch.randn(1, 4096, generator=torch.Generator().manual_seed(3))
+    count = 100_000
+    streams = [Stream(1, "test", 0, row, 0) for row in range(count)]
+    weights = logits.softmax(-1)
+    tokens = torch.cat(
+        [
+            draw_tokens(weights.expand(len(some), -1), some)
+            for some in torch.from_numpy(draw(streams, 1)[:, 0]).split(5000)
+        ]
+    )
+    expected = weights[0].double() * count
+    found = torch.bincount(tokens, minlength=4096)
+    statistic = float(((found - expected) ** 2 / expected).sum())
+    assert abs(statistic - 4095) < 5 * np.sqrt(2 * 4095)
+
+
+def kept(probabilities, **sampling):
+    return truncated(torch.tensor([probabilities]), Sampling(**sampling))[0].tolist()
+
+
+def test_min_p_keeps_what_is_likely_enough_beside_the_most_likely():
+    assert kept([0.5, 0.2, 0.125, 0.175], min_p=0.3) == pytest.approx([0.5, 0.2, 0, 0.175])
+    assert kept([0.5, 0.2, 0.125, 0.175], min_p=1.0) == pytest.approx([0.5, 0, 0, 0])
+
+
+def test_truncations_combine():
+    assert kept([0.4, 0.3, 0.2, 0.1], top_k=3, min_p=0.6) == pytest.approx([0.4, 0.3, 0, 0])
+    assert kept([0.4, 0.3, 0.2, 0.1], top_p=0.65, min_p=0.1) == pytest.approx([0.4, 0.3, 0, 0])
+
+
+def test_equally_likely_tokens_are_kept_together():
+    assert kept([0.25, 0.25, 0.25, 0.25], top_k=2) == [0.25] * 4
+    assert kept([0.4, 0.2, 0.2, 0.2], top_p=0.5) == pytest.approx([0.4, 0.2, 0.2, 0.2])
+
+
+@pytest.mark.parametrize("top_k", [None, 700])
+@pytest.mark.parametrize("top_p", [0.1, 0.7, 0.9, 0.999])
+def test_the_nucleus_is_that_of_a_whole_sort_whatever_rows_are_beside_it(top_p, top_k):
+    """Peaked rows need few tokens sorted and flat ones all; the answer must not depend on which way was taken."""
+    scales = torch.tensor([0.1, 1.0, 3.0, 8.0])[:, None]
+    probabilities = (scales * torch.randn(4, 3000, generator=torch.Generator().manual_seed(0))).softmax(-1)
+    found = truncated(probabilities, Sampling(top_p=top_p, top_k=top_k))
+    for row, mine in zip(probabilities, found, strict=True):
+        ordered, order = row.double().sort(descending=True, stable=True)
+        ordered = ordered[: top_k or len(ordered)]
+        inside = order[: len(ordered)][ordered.cumsum(0) - ordered < top_p * ordered.sum()]
+        assert set(mine.nonzero().squeeze(1).tolist()) == set(inside.tolist())
+        alone = truncated(row[None], Sampling(top_p=top_p, top_k=top_k))[0]
+        assert torch.equal(alone, mine)
+
+
+def test_changed_scores_decide_the_token_and_leave_its_logprob_alone():
+    """The trainer knows nothing of penalties and grammars either."""
+    scores = LOGITS.clone()
+    scores[0, [2, 5]] = -torch.inf
+    count = 1000
+    sampling = Sampling(temperature=0.7)
+    tokens, logprobs = choose(LOGITS.expand(count, -1), sampling, grid(count), scores.expand(count, -1))
+    shares = torch.bincount(tokens, minlength=6) / count
+    assert (shares - (scores[0] / 0.7).softmax(-1)).abs().max() <= 1.01 / count
+    torch.testing.assert_close(logprobs, (LOGITS[0] / 0.7).log_softmax(-1)[tokens])
+    tokens, logprobs = choose(LOGITS, None, None, scores)
+    assert tokens.tolist() == [3]
+    torch.testing.assert_close(logprobs, LOGITS.log_softmax(-1)[:, 3])

@@ -187,7 +187,7 @@ def _is_spelled_out(model: nn.Module) -> bool:
         return False
     if getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True):
         return False
-    body = inner.get_decoder() if callable(getattr(inner, "get_decoder", None)) else None
+    body: Any = inner.get_decoder() if callable(getattr(inner, "get_decoder", None)) else None
     if not all(hasattr(body, name) for name in ("layers", "norm", "rotary_emb")):
         return False
     if getattr(body.rotary_emb, "rope_type", None) not in _FIXED_ROTATIONS:
