@@ -118,6 +118,11 @@ class RLVRJobSpec(JobSpec):
             path="exploration",
         ),
         Rule(
+            ~(has("offPolicyCorrection") & any_of([has("objective.decoupledPpo"), has("objective.ppoEwma")])),
+            "offPolicyCorrection must not be set with the objectives decoupledPpo and ppoEwma, which weigh by the sampler themselves",
+            path="offPolicyCorrection",
+        ),
+        Rule(
             (~has("critic")).when(has("exploration.rescue.demonstration")),
             "critic must not be set with exploration.rescue.demonstration: a demonstration has no return",
             path="critic",

@@ -14,12 +14,26 @@ from plumbline_api.contract import EXIT_REASONS, RETRYABLE_EXIT_CODES, ExitCode
 from plumbline_api.job import MUTABLE_SPEC_FIELDS, JobSpec
 from plumbline_api.messages import nested_model
 from plumbline_api.methods.advantage.choice import AdvantageChoice
+from plumbline_api.methods.critic import CriticChoice, ValueLossChoice
+from plumbline_api.methods.curriculum.choice import CurriculumChoice
+from plumbline_api.methods.entropy import EntropyChoice
+from plumbline_api.methods.exploration.choice import (
+    ReplayChoice,
+    ResamplingChoice,
+    RescueChoice,
+    SampleBudgetChoice,
+    SampleSelectionChoice,
+)
 from plumbline_api.methods.kl import KlChoice
+from plumbline_api.methods.off_policy import OffPolicyCorrectionChoice
 from plumbline_api.methods.optimization import OptimizerChoice, PeftChoice, ScheduleChoice
 from plumbline_api.methods.pairing_choice import PairingChoice
 from plumbline_api.methods.policy.choice import PolicyObjectiveChoice
 from plumbline_api.methods.policy_aggregation import PolicyAggregationChoice
 from plumbline_api.methods.preference.choice import PreferenceObjectiveChoice
+from plumbline_api.methods.prompt_generator import PromptGeneratorChoice
+from plumbline_api.methods.shaping.choice import ShapingChoice
+from plumbline_api.methods.token_selection import TokenSelectionChoice
 from plumbline_api.methods.verifiers.choice import VerifierChoice
 from plumbline_api.preference_job import PreferenceJobSpec
 from plumbline_api.rlvr_job import RLVRJobSpec
@@ -35,6 +49,19 @@ METHODS: tuple[tuple[str, type[Choice]], ...] = (
     ("Aggregation of token losses: `RLVRJob.spec.aggregation`", PolicyAggregationChoice),
     ("KL penalties: `RLVRJob.spec.kl`", KlChoice),
     ("Advantages: `RLVRJob.spec.advantage`", AdvantageChoice),
+    ("Critics: `RLVRJob.spec.critic`", CriticChoice),
+    ("Losses of critics: `RLVRJob.spec.critic.*.loss`", ValueLossChoice),
+    ("Control of entropy: `RLVRJob.spec.entropy`", EntropyChoice),
+    ("Selection of tokens: `RLVRJob.spec.tokenSelection`", TokenSelectionChoice),
+    ("Off-policy corrections: `RLVRJob.spec.offPolicyCorrection`", OffPolicyCorrectionChoice),
+    ("Shaping of rewards: `RLVRJob.spec.shaping[]`", ShapingChoice),
+    ("Curricula: `RLVRJob.spec.curriculum`", CurriculumChoice),
+    ("Sample budgets: `RLVRJob.spec.exploration.budget`", SampleBudgetChoice),
+    ("Resampling: `RLVRJob.spec.exploration.resampling`", ResamplingChoice),
+    ("Rescue of failed prompts: `RLVRJob.spec.exploration.rescue`", RescueChoice),
+    ("Selection of samples: `RLVRJob.spec.exploration.selection`", SampleSelectionChoice),
+    ("Replay: `RLVRJob.spec.exploration.replay`", ReplayChoice),
+    ("Generators of prompts: `RLVRJob.spec.data.*.generator`", PromptGeneratorChoice),
     ("Pairings: `PreferenceJob.spec.data.pairing`", PairingChoice),
     ("Verifiers: `RLVRJob.spec.rewards[].verifier`", VerifierChoice),
     ("Optimizers: `spec.optimizer`", OptimizerChoice),

@@ -70,7 +70,8 @@ class Collector:
         self._columns = [row.columns for row in train.rows]
         self._shaping = [choice.value for choice in spec.shaping]
         self._shaping_states: dict[str, Any] = {}
-        self._keeps_all = reference is not None or critic is not None or self._objective.uses_zero_advantages
+        penalised = reference is not None or critic is not None or spec.entropy is not None
+        self._keeps_all = penalised or self._objective.uses_zero_advantages
         """Whether a completion without advantage has a gradient, by a penalty, a critic or the objective itself."""
 
     def collect(self, number: int, phases: dict[str, float]) -> tuple[Rollout, int]:
