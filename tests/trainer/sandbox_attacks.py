@@ -247,17 +247,28 @@ def main() -> None:
             run(name, source, CHILDREN, 5)
         for name, source in LEAVING.items():
             run(name, source.format(directory=str(directory)), FEW, 5)
+        closed = os.geteuid() == 0 or not readable(Path(f"/proc/{sandbox.process}/mem"))
         after = run_script(sandbox, "print(6 * 7)", b"", FEW, seconds=10, output_bytes=100)
     unharmed = {
         "secret": secret.read_text() == "the secret" and secret.stat().st_mode & 0o777 != 0,
         "victim": victim.poll() is None,
         "nothing written": [path.name for path in directory.iterdir()] == ["secret"],
+        "memory": closed,
         "sandbox": after.written == b"42\n",
         "priority": os.getpriority(os.PRIO_PROCESS, victim.pid) == os.getpriority(os.PRIO_PROCESS, 0),
     }
     victim.kill()
     victim.wait()
     print(json.dumps({"results": results, "unharmed": unharmed, "user": os.geteuid()}))
+
+
+def readable(file: Path) -> bool:
+    """Whether this process may read a file."""
+    try:
+        file.open("rb").close()
+    except PermissionError:
+        return False
+    return True
 
 
 def below(root: int) -> list[int]:

@@ -28,7 +28,7 @@ from plumbline_trainer.rewards.sandbox.supervisor import SandboxError
 from plumbline_trainer.rewards.sandbox.tasks import summary, tail
 from plumbline_trainer.rewards.verifiers import Verify, build_verifier, checked_reward
 
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
 CALL_MEMORY_BYTES = 4 * 2**30
 """What calls of built-in verifiers may use beyond loaded code: enough for any check of a text, and no more."""
 
@@ -90,9 +90,14 @@ def _private_streams() -> tuple[TextIO, TextIO]:
 
 
 def _end_with_parent() -> None:
-    """A trainer that is killed leaves no worker behind, not even one that is caught in a loop."""
+    """A trainer that is killed leaves no worker behind, not even one that is caught in a loop.
+
+    And no process of the same user looks into it, where rows with their answers are.
+    """
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        library = ctypes.CDLL(None)
+        library.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        library.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def _limit_memory() -> None:

@@ -48,7 +48,7 @@ from plumbline_trainer.rewards.sandbox.confinement import Limits, confine
 from plumbline_trainer.rewards.sandbox.usage import remove_tree
 
 CONTROL = 3
-_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER = 4, 36
 MESSAGE_BYTES = 65_536
 MAX_DESCRIPTORS = 8
 
@@ -145,7 +145,9 @@ def _arrange(descriptors: list[int], tell: int) -> int:
 
 def main() -> None:
     """Serves the socket at descriptor 3."""
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    library = ctypes.CDLL(None)
+    library.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    library.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)  # no process of the same user looks into this one
     gc.freeze()
     Zygote(socket.socket(fileno=CONTROL)).serve()
 
