@@ -44,12 +44,16 @@ def test_the_last_line_may_be_the_reward():
 
 
 def test_the_program_may_read_the_row():
+    """It says wrong by 3, as Python ends with 1 where a program raises."""
     source = (
-        "import json, sys; d = json.load(sys.stdin); sys.exit(d['completion'] != d['row']['expected'] + d['answer'])"
+        "import json, sys; given = json.load(sys.stdin)\n"
+        "sys.exit(0 if given['completion'] == given['row']['first'] + given['answer'] else 3)"
     )
-    parameters = program(source, input="json")
+    parameters = program(source, input="json", rejectStatuses=[3])
     assert reward(parameters, "ab", answer="b", first="a") == 1
     assert reward(parameters, "xb", answer="b", first="a") == 0
+    with pytest.raises(CommandFailed, match="KeyError: 'first'"):
+        reward(parameters, "ab", answer="b")
 
 
 def test_a_completion_is_never_an_argument():

@@ -31,7 +31,7 @@ class Command(Verifier, key="command"):
         default=[1],
         min_length=1,
         max_length=125,
-        description="With exitStatus: the statuses that say that the completion is wrong; others say that the program could not judge.",
+        description="With exitStatus: the statuses that say that the completion is wrong; others say that the program could not judge. A Python program ends with 1 where it raises: one that says wrong by 2 is told apart from one that fails.",
     )
     time_limit_seconds: float = Field(
         60.0,
