@@ -1,4 +1,4 @@
-"""One token a row, spelled out: the same logits as the model's own forward pass, and only for models it is right for."""
+"""One token a row, spelled out: the logits of the model's own forward pass, and only for models it is right for."""
 
 import pytest
 import torch

@@ -1,14 +1,23 @@
 """Batched generation on small models with random weights: equal to transformers' own, whatever the batch."""
 
+import numpy as np
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    RepetitionPenaltyLogitsProcessor,
+)
 
 from plumbline_api.rlvr_job import Sampling
-from plumbline_trainer.failures import Diverged, ModelError
+from plumbline_trainer.failures import ConfigError, Diverged, ModelError
 from plumbline_trainer.rollout.cache import GrowingLayer, RowCache
-from plumbline_trainer.rollout.engine import Engine, Limits, Request
-from plumbline_trainer.rollout.sampling import Stream
+from plumbline_trainer.rollout.engine import Engine, Limits, Request, limits_of
+from plumbline_trainer.rollout.sampling import Stream, choose, uniforms
 
 VOCABULARY = 48
 ENDS = (5, 11, 17, 23, 29, 35)
@@ -253,3 +262,126 @@ def test_a_model_that_has_diverged_is_named_as_that(sampling):
         broken.model.norm.weight.fill_(float("nan"))
     with pytest.raises(Diverged, match="not finite"):
         engine_of(broken, stop_tokens=()).generate(requests_of(prompts_of(3), 2), sampling)
+
+
+class Named(Letters):
+    """A tokenizer that also knows its vocabulary."""
+
+    def get_vocab(self):
+        return {f"<{token}>": token for token in range(VOCABULARY)}
+
+
+def with_sampling(model, sampling, *, max_tokens=12, max_batch_size=8, stop_tokens=frozenset(ENDS)):
+    limits = limits_of(sampling, Named(), stop_tokens, max_tokens=max_tokens, max_batch_size=max_batch_size)
+    return Engine(model, Named(), limits)
+
+
+def test_stop_tokens_are_named_by_text_or_id(model):
+    prompts = prompts_of(8)
+    plain = with_sampling(model, Sampling(), stop_tokens=frozenset())
+    free = [group[0].tokens for group in plain.generate(requests_of(prompts, 1), Sampling())]
+    first, second = free[0][3], free[1][2]
+    sampling = Sampling(stop_tokens=[f"<{first}>"], stop_token_ids=[second])
+    engine = with_sampling(model, sampling, stop_tokens=frozenset())
+    for tokens, [stopped] in zip(free, engine.generate(requests_of(prompts, 1), sampling), strict=True):
+        ends = [index for index, token in enumerate(tokens) if token in (first, second)]
+        assert stopped.tokens == tokens[: ends[0] + 1 if ends else None]
+        assert stopped.finish == ("stop" if ends else "length")
+
+
+@pytest.mark.parametrize(
+    ("sampling", "message"),
+    [
+        (Sampling(stop_tokens=["<1>", "<none>"]), r"stopTokens\[1\].*'<none>'"),
+        (Sampling(stop_token_ids=[VOCABULARY]), r"stopTokenIds\[0\].*48"),
+    ],
+)
+def test_a_stop_token_that_the_tokenizer_lacks_is_refused(model, sampling, message):
+    with pytest.raises(ConfigError, match=message):
+        with_sampling(model, sampling)
+
+
+def test_no_completion_ends_before_its_least_length(model):
+    sampling = Sampling(min_tokens=6)
+    groups = with_sampling(model, sampling).generate(requests_of(prompts_of(8), 4), sampling)
+    completions = [completion for group in groups for completion in group]
+    lengths = [len(completion.tokens) for completion in completions]
+    assert min(lengths) == 6
+    assert all(token not in ENDS for completion in completions for token in completion.tokens[:5])
+    free = with_sampling(model, Sampling()).generate(requests_of(prompts_of(8), 4), Sampling())
+    assert min(len(completion.tokens) for group in free for completion in group) < 6
+
+
+def test_a_stop_string_does_not_end_a_completion_before_its_least_length(model):
+    [[free]] = engine_of(model, max_tokens=20, stop_tokens=()).generate(requests_of([[7, 8, 9]], 1), Sampling())
+    stop = Letters().decode(free.tokens)[1:3]
+    sampling = Sampling(stop=[stop], min_tokens=10)
+    engine = with_sampling(model, sampling, max_tokens=20, stop_tokens=frozenset())
+    [[kept]] = engine.generate(requests_of([[7, 8, 9]], 1), sampling)
+    assert len(kept.tokens) >= 10
+    assert kept.tokens[:10] == free.tokens[:10]
+
+
+@pytest.mark.parametrize("greedy", [True, False])
+def test_the_repetition_penalty_is_that_of_transformers(model, greedy):
+    """Token by token: the choice follows from logits that transformers' own processor has changed."""
+    sampling = Sampling(repetition_penalty=1.8, temperature=0.9)
+    wanted = requests_of(prompts_of(5), 3)
+    engine = with_sampling(model, sampling, max_batch_size=6)
+    groups = engine.generate(wanted, None if greedy else sampling)
+    processor = RepetitionPenaltyLogitsProcessor(1.8)
+    for request, group in zip(wanted, groups, strict=True):
+        for stream, completion in zip(request.streams, group, strict=True):
+            for position, token in enumerate(completion.tokens):
+                ids = torch.tensor([[*request.prompt, *completion.tokens[:position]]])
+                with torch.no_grad():
+                    logits = model(ids).logits[:, -1]
+                scores = processor(ids, logits)
+                uniform = torch.from_numpy(uniforms([stream], np.array([[position]]))[:, 0])
+                expected, logprob = choose(logits, None if greedy else sampling, uniform, scores)
+                assert token == int(expected)
+                assert completion.logprobs[position] == pytest.approx(float(logprob), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(min_p=0.05),
+        Sampling(top_k=10, top_p=0.9),
+        Sampling(repetition_penalty=1.5),
+        Sampling(min_tokens=5),
+        Sampling(stop_token_ids=[40, 41]),
+    ],
+    ids=["min-p", "top-k and top-p", "repetition penalty", "least length", "stop tokens"],
+)
+def test_options_do_not_make_a_completion_depend_on_the_batch(model, sampling):
+    wanted = requests_of(prompts_of(9), 3)
+    together = tokens_of(with_sampling(model, sampling, max_batch_size=64).generate(wanted, sampling))
+    for places in (1, 4, 7):
+        assert tokens_of(with_sampling(model, sampling, max_batch_size=places).generate(wanted, sampling)) == together
+    assert tokens_of(with_sampling(model, sampling).generate(wanted[::-1], sampling))[::-1] == together
+
+
+def test_figures_count_what_was_done(model):
+    engine = engine_of(model, max_tokens=30, max_batch_size=8)
+    prompts = prompts_of(12)
+    groups = engine.generate(requests_of(prompts, 2), Sampling())
+    lengths = [len(completion.tokens) for group in groups for completion in group]
+    figures = engine.last_figures
+    assert figures.completions == 24
+    assert figures.tokens == sum(lengths)
+    assert figures.longest == max(lengths)
+    assert figures.slowest_share == pytest.approx(max(lengths) / (sum(lengths) / 24))
+    assert figures.prompt_tokens == sum(len(prompt) for prompt in prompts), "a prompt is computed once"
+    assert figures.decode_rows >= sum(lengths) - 24, "the last token of a completion is not computed"
+    assert 1 <= figures.rows_per_step <= 8
+    assert figures.decode_rows == pytest.approx(figures.rows_per_step * figures.decode_steps)
+    assert figures.prefill_seconds > 0
+    assert figures.decode_seconds > 0
+
+
+def test_figures_of_nothing_are_zero(model):
+    engine = engine_of(model)
+    assert engine.generate([], Sampling()) == []
+    assert engine.last_figures.rows_per_step == 0
+    assert engine.last_figures.slowest_share == 0
