@@ -111,7 +111,7 @@ def curve(reports: Sequence[RolloutReport]) -> Curve:
 def require_same_prompts(reports: Mapping[str, Sequence[RolloutReport]], iterations: int) -> None:
     """Raises `NotComparable` unless every run made `iterations` iterations on the same token ids of the prompts."""
     if len({run.prompt_digest for runs in reports.values() for run in runs}) > 1:
-        raise NotComparable("the sides made different token ids of the same prompts, or took them in another order")
+        raise NotComparable("the sides have other token ids of the prompts, or took them in another order")
     for name, runs in reports.items():
         if any(len(run.iterations) != iterations for run in runs):
             raise NotComparable(f"{name} made another number of iterations than {iterations}")
