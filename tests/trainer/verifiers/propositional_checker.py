@@ -22,7 +22,7 @@ def main() -> int:
     python = formula.replace("->", "<=").replace("~", " not ").replace("&", " and ").replace("|", " or ")
     names = sorted(set(re.findall("[a-e]", formula)))
     try:
-        compiled = compile(re.sub(r"\b([a-e])\b", r"\1", python), "formula", "eval")
+        compiled = compile(python.strip(), "formula", "eval")
         rows = itertools.product([False, True], repeat=len(names))
         values = [eval(compiled, {}, dict(zip(names, row, strict=True))) for row in rows]
     except SyntaxError:

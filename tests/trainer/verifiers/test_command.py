@@ -11,6 +11,8 @@ from pydantic import ValidationError
 
 from plumbline_api.methods.verifiers.choice import VerifierChoice
 from plumbline_api.methods.verifiers.command import Command
+from plumbline_api.sources import Reward
+from plumbline_trainer.rewards.pool import Call, VerifierPool
 from plumbline_trainer.rewards.verifiers.command import CommandFailed, run
 from tests.trainer.verifiers.verifying import reward
 
@@ -27,7 +29,7 @@ def test_the_exit_status_of_a_checker_is_the_reward(proof, expected):
 
 
 def test_a_status_that_is_no_verdict_is_an_error():
-    with pytest.raises(CommandFailed, match="status 2\nno formula"):
+    with pytest.raises(CommandFailed, match="status 2: 'no formula'"):
         reward(Command(command=CHECKER), "1 + 1")
     assert reward(Command(command=CHECKER, reject_statuses=[1, 2]), "1 + 1") == 0
     with pytest.raises(CommandFailed, match="signal 11"):
@@ -74,7 +76,7 @@ def test_it_runs_in_an_empty_directory_that_is_gone_afterwards():
 def test_time_and_output_are_bounded(proof):
     began = time.monotonic()
     with pytest.raises(TimeoutError, match=r"longer than 0\.5 s"):
-        reward(Command(command=CHECKER, time_limit_seconds=0.5), proof)
+        reward(Command(command=CHECKER, timeout_seconds=0.5), proof)
     assert time.monotonic() - began < 5
 
 
@@ -116,3 +118,34 @@ def test_a_program_that_is_not_there_is_an_error():
 def test_senseless_parameters_are_refused(wrong):
     with pytest.raises(ValidationError):
         VerifierChoice.of("command", **wrong)
+
+
+def test_in_the_pool_of_verifiers_failures_are_counted_and_no_rewards():
+    """Proofs, a wrong one, no formula and one that takes too long: values for two, errors for the others."""
+    component = Reward(
+        name="proof",
+        verifier=VerifierChoice.of("command", command=CHECKER, timeoutSeconds=1.0),
+    )
+    calls = [Call("proof", "prompt", text, None, {}) for text in ["a | ~a", "a", "1 + 1", "sleep", "~(a & ~a)"]]
+    with VerifierPool([component], {}, workers=2) as pool:
+        outcomes = pool.run(calls)
+    assert [outcome.value for outcome in outcomes] == [1.0, 0.0, None, None, 1.0]
+    assert [outcome.failed for outcome in outcomes] == [False, False, True, True, False]
+    assert "status 2" in str(outcomes[2].error) and "longer than 1 s" in str(outcomes[3].error)
+
+
+def test_the_program_dies_with_the_process_of_its_verifier(tmp_path):
+    """It kills the process that waits for it, as a trainer that is killed would, and is gone with it."""
+    note = tmp_path / "process"
+    source = (
+        f"import os, time\nwith open({str(note)!r}, 'w') as file: file.write(str(os.getpid()))\n"
+        "os.kill(os.getppid(), 9); time.sleep(3600)"
+    )
+    component = Reward(name="proof", verifier={"command": {"command": [sys.executable, "-S", "-c", source]}})
+    with VerifierPool([component], {}, workers=1) as pool:
+        [outcome] = pool.run([Call("proof", "prompt", "", None, {})])
+    assert outcome.failed
+    deadline = time.monotonic() + 10
+    while _running(int(note.read_text())):
+        assert time.monotonic() < deadline
+        os.sched_yield()

@@ -28,6 +28,7 @@ from typing import Any
 import plumbline_api
 import plumbline_trainer
 from plumbline_api.methods.verifiers.code import Code
+from plumbline_api.methods.verifiers.command import Command
 from plumbline_api.methods.verifiers.python import PythonFunction
 from plumbline_api.sources import Reward
 from plumbline_trainer.failures import RewardFunctionError
@@ -288,9 +289,9 @@ class _Worker:
 
 
 def _longest_call(reward: Reward) -> float:
-    """A component's limit. Tests of programs have one of their own, which is no error and must come first."""
+    """A component's limit. Tests of programs and commands have one of their own, which must come first."""
     verifier = reward.verifier.value
-    if isinstance(verifier, Code):
+    if isinstance(verifier, Code | Command):
         return max(reward.timeout_seconds, verifier.timeout_seconds + GRACE_SECONDS)
     return reward.timeout_seconds
 

@@ -33,11 +33,11 @@ class Command(Verifier, key="command"):
         max_length=125,
         description="With exitStatus: the statuses that say that the completion is wrong; others say that the program could not judge. A Python program ends with 1 where it raises: one that says wrong by 2 is told apart from one that fails.",
     )
-    time_limit_seconds: float = Field(
+    timeout_seconds: float = Field(
         60.0,
         gt=0,
         le=3600,
-        description="The program and all that it started are killed after this time, and the call counts as an error. Must be below the component's timeoutSeconds, which ends the verifier's process itself.",
+        description="The program and all that it started are killed after this time, and the call counts as an error.",
     )
     output_bytes: int = Field(
         65_536, ge=1024, le=16_777_216, description="How much of the end of what the program prints is kept."

@@ -22,7 +22,6 @@ from plumbline_trainer.rewards.verifiers.registry import VERIFIERS, Verify, show
 
 _PR_SET_PDEATHSIG = 1
 _READ_BYTES = 65_536
-_SHOWN_LINES = 12
 
 
 class CommandFailed(Exception):
@@ -51,7 +50,7 @@ def command(parameters: Command, code: Path | None) -> Verify:
         text = completion
         if parameters.input == "json":
             text = json.dumps({"prompt": prompt, "completion": completion, "answer": answer, "row": dict(row)})
-        found = run(parameters.command, text.encode(), parameters.time_limit_seconds, parameters.output_bytes)
+        found = run(parameters.command, text.encode(), parameters.timeout_seconds, parameters.output_bytes)
         return _judged(parameters, found)
 
     return verify
@@ -108,8 +107,8 @@ def _judged(parameters: Command, found: Finished) -> float:
 
 def _about(found: Finished) -> str:
     how = f"signal {-found.status}" if found.status < 0 else f"status {found.status}"
-    said = (found.errors or found.output).decode(errors="replace").strip().splitlines()[-_SHOWN_LINES:]
-    return "\n".join([f"the program ended with {how}", *said])
+    said = (found.errors or found.output).decode(errors="replace").strip().splitlines()
+    return f"the program ended with {how}" + (f": {shown(said[-1])}" if said else "")
 
 
 def _read(process: subprocess.Popen[bytes], deadline: float, most: int) -> tuple[bytes, bytes]:
