@@ -28,11 +28,13 @@ from plumbline_api.status import JobStatus
 
 _GROUP_BASELINES = [member.member_key for member in Advantage.members() if member.needs_group]
 _ON_POLICY = [member.member_key for member in PolicyObjective.members() if member.strictly_on_policy]
+_CROSS_ENTROPY = any_of([has("critic.shared.loss.bce"), has("critic.separate.loss.bce")])
 _REGULARIZING = [member.member_key for member in PolicyObjective.members() if member.regularizes_divergence]
 _WITH_VALUES = [member.member_key for member in Advantage.members() if member.needs_values]
 _OF_COMPONENTS = [member.member_key for member in Advantage.members() if member.needs_components]
 _WITH_FROZEN_VALUES = [member.member_key for member in Advantage.members() if member.needs_frozen_values]
 _WITH_REFERENCE = [member.member_key for member in PolicyObjective.members() if member.needs_reference]
+_SHAPED = has("shaping") & (field("shaping").length() > 0)
 
 
 class Rollout(ApiModel):
@@ -73,16 +75,16 @@ class RLVRJobSpec(JobSpec):
         ),
         Rule(
             any_of([has("kl"), *(has(f"objective.{key}") for key in _WITH_REFERENCE)]).when(has("reference")),
-            "reference must not be set without kl, which compares the policy with it: it would not be used",
+            f"reference must not be set without kl or the objective {', '.join(_WITH_REFERENCE)}, which compare the policy with it: it would not be used",
             path="reference",
         ),
         Rule(
-            has("advantage.none").when(some_has("shaping", "step", "forwardCorrection")),
+            has("advantage.none").when(has("shaping") & some_has("shaping", "step", "forwardCorrection")),
             "advantage must be none with shaping forwardCorrection, which adds one number to all rewards: a baseline removes it",
             path="advantage",
         ),
         Rule(
-            (~any_of([has(f"advantage.{key}") for key in _OF_COMPONENTS])).when(field("shaping").length() > 0),
+            (~any_of([has(f"advantage.{key}") for key in _OF_COMPONENTS])).when(_SHAPED),
             f"shaping must be empty with the advantage {', '.join(_OF_COMPONENTS)}, which looks at the components of the reward and not at their total",
             path="shaping",
         ),
@@ -123,6 +125,23 @@ class RLVRJobSpec(JobSpec):
             path="offPolicyCorrection",
         ),
         Rule(
+            (~some("rewards", "reward", lambda reward: (reward("weight") < 0.0) | (reward("weight") > 1.0))).when(
+                _CROSS_ENTROPY
+            ),
+            "weights of rewards must be within 0 and 1 with a critic's loss bce, whose values are success rates",
+            path="rewards",
+        ),
+        Rule(
+            (~has("kl.reward")).when(_CROSS_ENTROPY),
+            "kl.reward must not be set with a critic's loss bce: penalties take returns below 0",
+            path="kl",
+        ),
+        Rule(
+            (field("advantage.passAtK.k") <= field("rollout.groupSize")).when(has("advantage.passAtK.k")),
+            "advantage.passAtK.k must be at most rollout.groupSize",
+            path="advantage.passAtK.k",
+        ),
+        Rule(
             (~has("critic")).when(has("exploration.rescue.demonstration")),
             "critic must not be set with exploration.rescue.demonstration: a demonstration has no return",
             path="critic",
@@ -153,8 +172,8 @@ class RLVRJobSpec(JobSpec):
             path="rollout.updatesPerRollout",
         ),
         Rule(
-            some("rewards", "reward", lambda reward: reward("weight").differs(0.0)),
-            "rewards must have a weight other than 0: otherwise every total is 0 and nothing is learnt",
+            some("rewards", "reward", lambda reward: reward("weight").differs(0.0)).unless(_SHAPED),
+            "rewards must have a weight other than 0 unless shaping adds to their total: otherwise every total is 0 and nothing is learnt",
             path="rewards",
         ),
     )

@@ -332,6 +332,7 @@ def test_phases_and_metrics_of_a_step(job, open_task):
         "reward/right",
         "reward_errors/right",
         "reward_timeouts/right",
+        "reward_seconds/right",
         "accuracy",
         "completions/length",
         "completions/truncated",

@@ -86,9 +86,11 @@ class Collector:
         self._explorer.observe(rows, everyone)
         candidates = judgement.candidates
         own = [_bare(candidate) for candidate in candidates]
-        with timed(phases, "evidence"):
-            everyone = self._evidence.for_advantages(everyone, candidates, number)
-            evidence = self._evidence.for_shaping(everyone, candidates, number)
+        evidence = None
+        if self._evidence.needed:
+            with timed(phases, "evidence"):
+                everyone = self._evidence.for_advantages(everyone, candidates, own, number)
+                evidence = self._evidence.for_shaping(everyone, candidates, number)
         everyone, self._shaping_states, about_shaping = apply_shaping(
             self._shaping, everyone, self._shaping_states, evidence
         )
@@ -252,6 +254,7 @@ class Collector:
             needed[SELECTED] = SELECTORS.of(self._selection)(self._selection, table, mask)
         targets = None
         if self._critic is not None and isinstance(self._critic.parameters, TrainedCritic):
+            self._critic.check(everyone)
             targets = value_targets(self._advantage, self._critic.parameters.lambda_, everyone)
         experiences = []
         for experience, candidate, place in zip(own, candidates, mine.tolist(), strict=True):

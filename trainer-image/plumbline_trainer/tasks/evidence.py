@@ -46,13 +46,28 @@ class EvidenceCollector:
         self._advantage = spec.advantage.value
         self._shaping = [choice.value for choice in spec.shaping]
 
-    def for_advantages(self, everyone: JudgedRollout, candidates: Sequence[Candidate], number: int) -> JudgedRollout:
-        """The rollout with what the advantage estimator asks for; `candidates` are this rank's."""
+    @property
+    def needed(self) -> bool:
+        """Whether anything is gathered."""
+        advantage = self._advantage
+        of_advantage = advantage.needs_greedy or advantage.needs_continuations or advantage.needs_policy_logprobs
+        return of_advantage or any(
+            step.needs_token_positions or step.needs_prefix_values or step.needs_component_gradients
+            for step in self._shaping
+        )
+
+    def for_advantages(
+        self, everyone: JudgedRollout, candidates: Sequence[Candidate], own: Sequence[Experience], number: int
+    ) -> JudgedRollout:
+        """The rollout with what the advantage estimator asks for; `candidates`, and `own` of them, are this rank's."""
         if self._advantage.needs_greedy:
             everyone = replace(everyone, greedy_rewards=self._greedy_rewards(everyone, candidates, number))
         if self._advantage.needs_policy_logprobs:
-            # completions have just been sampled: the policy is the one that sampled them
-            everyone = replace(everyone, policy_logprobs=everyone.logprobs)
+            # the sampler may be another implementation of the policy, or one that is some updates behind
+            present = [replace(experience) for experience in own]
+            self._updates.old_logprobs(present, self._ranks.stop.raise_if_requested)
+            table = self.table(candidates, [one.old_logprobs for one in present], everyone)
+            everyone = replace(everyone, policy_logprobs=table.float())
         if isinstance(self._advantage, MonteCarloValue):
             values = self._step_values(candidates, number, self._advantage)
             everyone = replace(everyone, prefix_values=self.table(candidates, values, everyone))

@@ -24,7 +24,6 @@ from plumbline_trainer.exploration import (
     plan_resampling,
     plan_rescue,
     prompt_weights,
-    texts_of,
 )
 from plumbline_trainer.reporting.metrics import Metric
 from plumbline_trainer.rewards.scoring import Scores
@@ -33,6 +32,7 @@ from plumbline_trainer.rollout.experience import Experience
 from plumbline_trainer.rollout.judged import JudgedRollout
 from plumbline_trainer.tasks.judging import Candidate, Judgement
 from plumbline_trainer.tasks.phases import timed
+from plumbline_trainer.tasks.rlvr_columns import rescue_texts
 from plumbline_trainer.tasks.rlvr_data import PromptData
 from plumbline_trainer.tasks.sampling import Sampler, Wanted
 
@@ -62,7 +62,7 @@ class Explorer:
         self._replay: Replay | None = None
         if stages.replay is not None:
             self._replay = REPLAYS.of(stages.replay.value)(stages.replay.value, limits.seed)
-        self._texts = self._rescue_texts()
+        self._texts = rescue_texts(spec, train.rows)
         self._prompts = self._hinted_prompts(renderer, limits.max_prompt_tokens)
         self._solutions = self._solution_tokens(renderer, limits.max_completion_tokens)
 
@@ -193,14 +193,6 @@ class Explorer:
 
     def _has_text(self, row: int) -> bool:
         return row in self._prompts or row in self._solutions
-
-    def _rescue_texts(self) -> list[str | None]:
-        if self._rescue is None:
-            return []
-        column = getattr(self._rescue, self._rescue.column_field)
-        rows = self._train.rows
-        field = f"exploration.rescue.{self._rescue.member_key}"
-        return texts_of(column, [row.columns for row in rows], [row.place for row in rows], field)
 
     def _hinted_prompts(self, renderer: Renderer, most: int) -> dict[int, list[int]]:
         """Row -> its prompt with the hint, as token ids; prompts that become too long with it are left out."""

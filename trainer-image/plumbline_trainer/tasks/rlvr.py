@@ -10,7 +10,6 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from plumbline_api.contract import TrainerConfig
 from plumbline_api.rlvr_job import RLVRJobSpec
-from plumbline_trainer.curriculum import Prompts, open_curriculum
 from plumbline_trainer.data.order import DataOrder
 from plumbline_trainer.data.rendering import Renderer
 from plumbline_trainer.distributed import Ranks
@@ -22,7 +21,7 @@ from plumbline_trainer.modeling.logprobs import causal_model, check_head
 from plumbline_trainer.modeling.reference import open_reference
 from plumbline_trainer.objectives.policy.entropy import POLICY_ENTROPY, EntropyState, first_state, next_state
 from plumbline_trainer.reporting.metrics import Metric
-from plumbline_trainer.rewards.scoring import Scorer, check_error_shares
+from plumbline_trainer.rewards.scoring import check_error_shares
 from plumbline_trainer.rollout.engine import Engine, limits_of
 from plumbline_trainer.rollout.experience import Rollout, decode_rollout, encode_rollout
 from plumbline_trainer.stopping import StopRequest
@@ -31,7 +30,8 @@ from plumbline_trainer.tasks.critic import Critic, CriticInputs
 from plumbline_trainer.tasks.data_sets import load_data_sets, open_renderer, refuse_other_rows, rows_state
 from plumbline_trainer.tasks.exploring import Explorer
 from plumbline_trainer.tasks.layouts import model_layout
-from plumbline_trainer.tasks.rlvr_data import PromptData, load_prompts, open_pool, spec_of, uses_reference
+from plumbline_trainer.tasks.rlvr_columns import check_columns, curriculum_of
+from plumbline_trainer.tasks.rlvr_data import PromptData, load_prompts, open_pool, open_scorer, spec_of, uses_reference
 from plumbline_trainer.tasks.rlvr_metrics import length_metrics, score_metrics
 from plumbline_trainer.tasks.sampling import Sampler, Wanted
 from plumbline_trainer.tasks.task import Batch
@@ -65,6 +65,7 @@ class RLVRTask:
         renderer = open_renderer(config)
         self.tokenizer: Tokenizer = renderer.tokenizer
         self.train, self.evaluation = load_data_sets(config, partial(load_prompts, spec=spec, renderer=renderer))
+        check_columns(spec, self.train.rows)
         parts = [self.train] if self.evaluation is None else [self.train, self.evaluation]
         self.data_status = self.train.status
         self.warnings = [warning for part in parts for warning in part.warnings]
@@ -91,7 +92,7 @@ class RLVRTask:
         longest = spec.training.max_prompt_tokens + spec.training.max_completion_tokens
         layout = model_layout(self.model, renderer.tokenizer.pad_token_id, longest=longest)
         self._updates = Updates(spec, self.model, layout, self.train.prompt_ids, self.ranks.device, self._critic)
-        self._scorer = Scorer(spec.rewards, self._pool)
+        self._scorer = open_scorer(config, self._pool, self.ranks.device)
         self._stop_tokens = stop_tokens(self.model, renderer, self.train)
         sampler = self._sampler(self.train, spec.rollout.max_batch_size)
         self._collector = Collector(
@@ -100,15 +101,7 @@ class RLVRTask:
             self.train,
             sampler,
             self._updates,
-            open_curriculum(
-                None if spec.curriculum is None else spec.curriculum.value,
-                Prompts(
-                    [row.columns for row in self.train.rows],
-                    [row.place for row in self.train.rows],
-                    spec.training.seed,
-                    spec.data.shuffle,
-                ),
-            ),
+            curriculum_of(spec, self.train.rows),
             Explorer(
                 spec,
                 self.ranks,

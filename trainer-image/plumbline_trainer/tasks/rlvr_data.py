@@ -34,6 +34,7 @@ from plumbline_trainer.tasks.data_sets import (
     overlong_warnings,
     template_warnings,
 )
+from plumbline_trainer.tasks.rlvr_columns import check_columns
 from plumbline_trainer.tasks.task import InputReport
 
 
@@ -121,6 +122,7 @@ def check_inputs(config: TrainerConfig) -> InputReport:
         load = partial(load_prompts, spec=spec, renderer=renderer, max_rendered=PREFLIGHT_ROWS)
         train, evaluation = load_data_sets(config, load)
         warnings = template_warnings(renderer) + train.warnings + (evaluation.warnings if evaluation else [])
+        check_columns(spec, train.rows)
         for location in config.paths.reward_models.values():
             from plumbline_trainer.rewards.reward_model import check_reward_model
 
