@@ -83,7 +83,8 @@ def _unknown_fields(schema: Schema, document: Any, path: tuple[int | str, ...]) 
     elif isinstance(document, dict) and path != ("metadata",):
         for name, value in document.items():
             if name not in schema.get("properties", {}) and "additionalProperties" not in schema:
-                yield (*path, name)
+                if not schema.get("x-kubernetes-preserve-unknown-fields"):
+                    yield (*path, name)
             else:
                 yield from _unknown_fields(_schema_of(schema, name), value, (*path, name))
 

@@ -1,52 +1,21 @@
-"""The table of bad specs: what is wrong, where the user is pointed, and what the user reads.
-
-`path` and `message` are what operator and trainer say. `judge` says how the API server knows:
-
-- `bounds`: by the schema; it names the same path in its own words.
-- `rule`: by a CEL rule; it says the same message.
-- `unknown`: the field is not in the schema; it says `unknown field` with the same path.
-- `code`: it cannot know, because only code can tell; operator and trainer refuse.
-"""
+"""The table of bad specs: what is wrong, where the user is pointed, and what the user reads."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
+from plumbline_api.methods.advantage.choice import AdvantageChoice
 from plumbline_api.methods.pairing import Pairing
+from plumbline_api.methods.policy.choice import PolicyObjectiveChoice
 from plumbline_api.methods.preference.choice import PreferenceObjectiveChoice, TermChoice
+from tests.api.bad_rlvr_specs import BAD_RLVR_SPECS
+from tests.api.bad_spec_rows import BadSpec, BadUpdate, Patch
 from tests.api.valid_specs import REMOVED
-
-Judge = Literal["bounds", "rule", "unknown", "code"]
-Patch = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class BadSpec:
-    """A valid object of `kind` with `patch` applied must be refused."""
-
-    name: str
-    kind: str
-    patch: Patch
-    path: str
-    message: str
-    judge: Judge = "bounds"
-
-
-@dataclass(frozen=True)
-class BadUpdate:
-    """A valid object of `kind` with `before` applied exists; applying `patch` to it must be refused."""
-
-    name: str
-    kind: str
-    patch: Patch
-    path: str
-    message: str
-    before: Patch = field(default_factory=dict)
-
 
 _MEMBERS = list(PreferenceObjectiveChoice.family.members())
 _OBJECTIVES = ", ".join(member.member_key for member in _MEMBERS)
+_POLICY_OBJECTIVES = ", ".join(PolicyObjectiveChoice.model_fields)
+_ADVANTAGES = ", ".join(AdvantageChoice.model_fields)
 _TERMS = ", ".join(TermChoice.model_fields)
 _REFERENCE_FREE = ", ".join(member.member_key for member in _MEMBERS if not member.needs_reference)
 
@@ -79,7 +48,7 @@ BAD_SPECS = (
         "unknown field; did you mean batchSize?",
         "unknown",
     ),
-    BadSpec("unknown-block", RLVR, {"spec.curriculum": {}}, "spec.curriculum", "unknown field", "unknown"),
+    BadSpec("unknown-block", RLVR, {"spec.teacher": {}}, "spec.teacher", "unknown field", "unknown"),
     BadSpec(
         "unknown-method-parameter",
         PREF,
@@ -93,7 +62,7 @@ BAD_SPECS = (
         RLVR,
         {"spec.objective": {"dpo": {}}},
         "spec.objective.dpo",
-        "unknown field; known are grpo, drGrpo, reinforce",
+        f"unknown field; known are {_POLICY_OBJECTIVES}",
         "unknown",
     ),
     BadSpec(
@@ -186,7 +155,7 @@ BAD_SPECS = (
         RLVR,
         {"spec.advantage": {"groupRelative": {}, "none": {}}},
         "spec.advantage",
-        "exactly one of [groupRelative, leaveOneOut, none] must be set, but these are set: groupRelative, none",
+        f"exactly one of [{_ADVANTAGES}] must be set, but these are set: groupRelative, none",
     ),
     BadSpec(
         "two-optimizers",
@@ -237,7 +206,7 @@ BAD_SPECS = (
         RLVR,
         {"spec.advantage": {"groupRelative": {"normalize": "var"}}},
         "spec.advantage.groupRelative.normalize",
-        '"var" is not one of std, none',
+        '"var" is not one of std, batchStd, none',
     ),
     BadSpec(
         "path-that-leaves-the-volume",
@@ -772,66 +741,7 @@ BAD_SPECS = (
         )
         for objective in objectives
     ),
-    # rules of RLVRJob
-    BadSpec(
-        "group-of-one",
-        RLVR,
-        {"spec.rollout.groupSize": 1},
-        "spec.rollout.groupSize",
-        "rollout.groupSize must be at least 2: the advantages groupRelative, leaveOneOut "
-        "compare the samples of one prompt",
-        "rule",
-    ),
-    BadSpec(
-        "group-of-one-left-out",
-        RLVR,
-        {"spec.rollout.groupSize": 1, "spec.advantage": {"leaveOneOut": {}}},
-        "spec.rollout.groupSize",
-        "rollout.groupSize must be at least 2: the advantages groupRelative, leaveOneOut "
-        "compare the samples of one prompt",
-        "rule",
-    ),
-    BadSpec(
-        "batch-of-broken-groups",
-        RLVR,
-        {"spec.rollout.groupSize": 6},
-        "spec.training.batchSize",
-        "training.batchSize must be a multiple of rollout.groupSize: a step uses whole groups",
-        "rule",
-    ),
-    BadSpec(
-        "more-pods-than-groups",
-        RLVR,
-        {"spec.resources.replicas": 5},
-        "spec.training.batchSize",
-        "training.batchSize must be at least rollout.groupSize times resources.replicas: "
-        "every pod works on at least one group of a step",
-        "rule",
-    ),
-    BadSpec(
-        "reference-without-penalty",
-        RLVR,
-        {"spec.reference": _REFERENCE},
-        "spec.reference",
-        "reference must not be set without kl, which compares the policy with it: it would not be used",
-        "rule",
-    ),
-    BadSpec(
-        "reinforce-off-policy",
-        RLVR,
-        {"spec.objective": {"reinforce": {}}, "spec.rollout.updatesPerRollout": 2},
-        "spec.rollout.updatesPerRollout",
-        "rollout.updatesPerRollout must be 1 with the objective reinforce, which is strictly on-policy",
-        "rule",
-    ),
-    BadSpec(
-        "rewards-without-weight",
-        RLVR,
-        {"spec.rewards": _reward({"math": {}}, weight=0)},
-        "spec.rewards",
-        "rewards must have a weight other than 0: otherwise every total is 0 and nothing is learnt",
-        "rule",
-    ),
+    *BAD_RLVR_SPECS,
     # rules of runtimes
     BadSpec(
         "variable-without-value",

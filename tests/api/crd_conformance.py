@@ -18,7 +18,8 @@ from kubernetes.client import ApiException
 
 from cluster.control_plane import ControlPlane
 from cluster.crd_server import ModernCRDServer, build, cached
-from tests.api.bad_specs import BAD_SPECS, BAD_UPDATES, GOOD_UPDATES, BadSpec, BadUpdate
+from tests.api.bad_spec_rows import BadSpec, BadUpdate
+from tests.api.bad_specs import BAD_SPECS, BAD_UPDATES, GOOD_UPDATES
 from tests.api.live_server import GROUP, VERSION, LiveServer, refusal
 from tests.api.valid_specs import MODELS, Document, every_method, valid
 

@@ -10,7 +10,8 @@ from plumbline_api.messages import FieldError, InvalidSpec, changed_fixed_fields
 from plumbline_api.preference_job import PreferenceJob
 from plumbline_api.rlvr_job import RLVRJob
 from tests.api import api_server
-from tests.api.bad_specs import BAD_SPECS, BAD_UPDATES, GOOD_UPDATES, BadSpec, BadUpdate
+from tests.api.bad_spec_rows import BadSpec, BadUpdate
+from tests.api.bad_specs import BAD_SPECS, BAD_UPDATES, GOOD_UPDATES
 from tests.api.valid_specs import MODELS, every_method, valid
 
 Schemas = Mapping[str, api_server.Schema]

@@ -16,7 +16,8 @@ from kubernetes.client import ApiException
 
 from cluster.control_plane import ControlPlane
 from tests.api import api_server
-from tests.api.bad_specs import BAD_SPECS, BadSpec
+from tests.api.bad_spec_rows import BadSpec
+from tests.api.bad_specs import BAD_SPECS
 from tests.api.live_server import LiveServer, refusal
 from tests.api.valid_specs import every_method, valid
 

@@ -42,7 +42,8 @@ def documents(schema: Schema) -> st.SearchStrategy[Any]:
         case "boolean":
             return st.booleans()
         case "integer":
-            return st.integers(schema.get("minimum", 0), min(schema.get("maximum", 12), 12))
+            low = schema.get("minimum", 0)
+            return st.integers(low, min(schema.get("maximum", low + 12), max(low, 12)))
         case "number":
             low, high = schema.get("minimum", 0), schema.get("maximum", 1)
             values = [value for value in (-1, 0, 0.2, 0.3, 0.5, 0.7, 1, 2.5) if low <= value <= high]

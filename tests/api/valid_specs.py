@@ -36,6 +36,7 @@ from plumbline_api.methods.shaping.choice import ShapingChoice
 from plumbline_api.methods.shaping.family import Shaping
 from plumbline_api.methods.token_selection import TokenSelectionChoice
 from plumbline_api.methods.verifiers.choice import VerifierChoice
+from plumbline_api.methods.verifiers.family import Verifier
 from plumbline_api.methods.weighting import PairWeightingChoice
 from plumbline_api.preference_job import PreferenceJob
 from plumbline_api.rlvr_job import RLVRJob
@@ -92,13 +93,6 @@ def valid(kind: str, patch: Mapping[str, Any] | None = None) -> Document:
 
 _FILE = {"volume": {"claimName": "data", "path": "train.jsonl"}}
 _PARAMETERS_WITHOUT_DEFAULT: dict[str, Document] = {
-    "regex": {"pattern": "^[0-9]+$"},
-    "python": {"configMap": "rewards"},
-    "command": {"command": ["lake", "env", "lean", "--stdin"]},
-    "httpJudge": {"url": "http://judge/v1/chat/completions", "chatCompletions": {"model": "judge"}},
-    "rewardModel": {"source": {"volume": {"claimName": "models", "path": "reward"}}},
-    "jsonSchema": {"schema": {"type": "object", "required": ["name"]}},
-    "instructions": {"words": {"atLeast": 1, "atMost": 20}, "noCommas": True},
     "mixture": {"terms": [{"objective": {"dpo": {}}}, {"weight": 0.2, "objective": {"sft": {}}}]},
     "feasible": {"epsilon": 0.5},
     "resilientFeasible": {"epsilon": 0.5},
@@ -157,6 +151,15 @@ _PARAMETERS_BY_FAMILY: dict[type[Family], dict[str, Document]] = {
     Critic: {"frozen": _FROZEN},
     Curriculum: {"selfEvolving": {"categoryColumn": "kind"}},
     SampleSelection: {"prof": {"component": "correct"}},
+    Verifier: {
+        "regex": {"pattern": "^[0-9]+$"},
+        "python": {"configMap": "rewards"},
+        "command": {"command": ["lake", "env", "lean", "--stdin"]},
+        "httpJudge": {"url": "http://judge/v1/chat/completions", "chatCompletions": {"model": "judge"}},
+        "rewardModel": {"source": {"volume": {"claimName": "models", "path": "reward"}}},
+        "jsonSchema": {"schema": {"type": "object", "required": ["name"]}},
+        "instructions": {"words": {"atLeast": 1, "atMost": 20}, "noCommas": True},
+    },
     Shaping: {
         "constrained": {"constraints": [{"component": "correct", "threshold": 0.5}]},
         "componentGate": {"component": "correct"},
@@ -182,7 +185,12 @@ def _parameters(member: type[Family]) -> Document:
 def _around(member: type[Family]) -> Document:
     """What else a job needs for this member."""
     if issubclass(member, Shaping):
-        return {"spec.shaping": [{}]}
+        brief = {"name": "brief", "weight": 0, "verifier": {"regex": {"pattern": ".{0,9}"}}}
+        return {
+            "spec.shaping": [{}],
+            "spec.rewards": [*_SPECS["RLVRJob"]["rewards"], brief],
+            "spec.advantage": {"none" if member.removed_by_baselines else "groupRelative": {}},
+        }
     if issubclass(member, Advantage) and member.needs_values:
         return {"spec.critic": _PARAMETERS_OF_CRITICS["frozen" if member.needs_frozen_values else "shared"]}
     if issubclass(member, (Critic, ValueLoss)):
