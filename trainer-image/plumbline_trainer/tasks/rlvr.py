@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from plumbline_api.contract import TrainerConfig
+from plumbline_api.methods.policy.decoupled import PpoEwma
 from plumbline_api.rlvr_job import RLVRJobSpec
 from plumbline_trainer.data.order import DataOrder
 from plumbline_trainer.data.rendering import Renderer
@@ -30,6 +31,8 @@ from plumbline_trainer.tasks.critic import Critic, CriticInputs
 from plumbline_trainer.tasks.data_sets import load_data_sets, open_renderer, refuse_other_rows, rows_state
 from plumbline_trainer.tasks.exploring import Explorer
 from plumbline_trainer.tasks.layouts import model_layout
+from plumbline_trainer.tasks.prompting import TrainingPrompts, sampling_prompts
+from plumbline_trainer.tasks.proximal_average import ProximalAverage
 from plumbline_trainer.tasks.rlvr_columns import check_columns, curriculum_of
 from plumbline_trainer.tasks.rlvr_data import PromptData, load_prompts, open_pool, open_scorer, spec_of, uses_reference
 from plumbline_trainer.tasks.rlvr_metrics import length_metrics, score_metrics
@@ -66,6 +69,9 @@ class RLVRTask:
         self.tokenizer: Tokenizer = renderer.tokenizer
         self.train, self.evaluation = load_data_sets(config, partial(load_prompts, spec=spec, renderer=renderer))
         check_columns(spec, self.train.rows)
+        self.train = sampling_prompts(spec, self.train, renderer)
+        if self.evaluation is not None:
+            self.evaluation = sampling_prompts(spec, self.evaluation, renderer)
         parts = [self.train] if self.evaluation is None else [self.train, self.evaluation]
         self.data_status = self.train.status
         self.warnings = [warning for part in parts for warning in part.warnings]
@@ -91,7 +97,10 @@ class RLVRTask:
         self._critic = self._open_critic(config, spec, renderer)
         longest = spec.training.max_prompt_tokens + spec.training.max_completion_tokens
         layout = model_layout(self.model, renderer.tokenizer.pad_token_id, longest=longest)
-        self._updates = Updates(spec, self.model, layout, self.train.prompt_ids, self.ranks.device, self._critic)
+        prompts = TrainingPrompts(spec, self.train, renderer)
+        self._updates = Updates(spec, self.model, layout, prompts, self.ranks.device, self._critic)
+        objective = spec.objective.value
+        self._average = ProximalAverage(self.model, objective.decay) if isinstance(objective, PpoEwma) else None
         self._scorer = open_scorer(config, self._pool, self.ranks.device)
         self._stop_tokens = stop_tokens(self.model, renderer, self.train)
         sampler = self._sampler(self.train, spec.rollout.max_batch_size)
@@ -123,6 +132,7 @@ class RLVRTask:
         self._rollout: Rollout | None = None
         self._encoded: dict[str, Any] | None = None
         self._collector_state = self._collector.state_dict()
+        self._loaded: dict[str, Any] = {}
         self._steps_done = 0
 
     def prepare(self, step: int) -> Batch:
@@ -136,6 +146,8 @@ class RLVRTask:
         rollout = self._rollout
         if rollout is None or rollout.number != number:
             raise CheckpointUnreadable(f"the checkpoint lacks rollout {number}, which step {step + 1} continues")
+        if self._average is not None:
+            self._stay_near_average(self._average, rollout)
         self._steps_done = step + 1
         self._measured_entropy = Metric(0.0, 0.0)
         batches = self._updates.micro_batches(rollout, fresh=update == 0)
@@ -172,6 +184,8 @@ class RLVRTask:
         """Updates the critic, and the coefficient of entropy by what was measured in the step."""
         if self._critic is not None and self._critic.learns:
             self._critic.apply(step, self.ranks)
+        if self._average is not None:
+            self._average.update()
         if self._entropy is not None and self._spec.entropy is not None:
             measured = self.ranks.sum_metrics({POLICY_ENTROPY: self._measured_entropy})[POLICY_ENTROPY]
             if float(measured.count):
@@ -185,6 +199,7 @@ class RLVRTask:
             "rollout": self._encoded if pending else None,
             "collector": self._collector_state,
             "critic": {} if self._critic is None else self._critic.state_dict(),
+            "average": {} if self._average is None else self._average.state_dict(),
             "entropy": None if self._entropy is None else vars(self._entropy).copy(),
         }
 
@@ -196,22 +211,32 @@ class RLVRTask:
             self._rollout = decode_rollout(self._encoded, self.ranks.rank, self.ranks.world_size)
         self._collector_state = state["collector"]
         self._collector.load_state_dict(self._collector_state)
-        self._critic_state = state["critic"]
+        self._loaded = state
         if state["entropy"] is not None:
-            self._entropy = EntropyState(**state["entropy"])
+            self._entropy = EntropyState(**{**state["entropy"], "recent": tuple(state["entropy"]["recent"])})
 
     def tensors(self) -> dict[str, Tensor]:
-        """The critic's."""
-        return {} if self._critic is None else self._critic.tensors()
+        """Those of the critic and of the average of weights."""
+        owners = [owner for owner in (self._critic, self._average) if owner is not None]
+        return {name: value for owner in owners for name, value in owner.tensors().items()}
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Restores the critic."""
+        """Restores `tensors`."""
         if self._critic is not None:
-            self._critic.load(tensors, self._critic_state)
+            self._critic.load(tensors, self._loaded["critic"])
+        if self._average is not None:
+            self._average.load(tensors, self._loaded["average"])
 
     def close(self) -> None:
         """Ends the verifiers' processes."""
         self._pool.close()
+
+    def _stay_near_average(self, average: ProximalAverage, rollout: Rollout) -> None:
+        """Takes ratios to the average of weights as it is now, in every update."""
+        with average.in_place():
+            self._updates.old_logprobs(rollout.experiences, self.stop.raise_if_requested)
+        for experience in rollout.experiences:
+            experience.stale = True
 
     def _keep(self) -> None:
         """What a checkpoint needs of the rollout that was just made."""

@@ -23,6 +23,7 @@ from plumbline_trainer.objectives.policy.token_selection import SELECTED
 from plumbline_trainer.reporting.metrics import Metric
 from plumbline_trainer.rollout.experience import Experience, Rollout, padded
 from plumbline_trainer.tasks.critic import Critic
+from plumbline_trainer.tasks.prompting import TrainingPrompts
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,12 @@ class Updates:
         spec: RLVRJobSpec,
         model: nn.Module,
         layout: Layout,
-        prompt_ids: Sequence[Sequence[int]],
+        prompts: TrainingPrompts,
         device: torch.device,
         critic: Critic | None,
     ) -> None:
-        """`prompt_ids` are those of all rows of the training set."""
         self._spec, self._model, self._layout, self._device = spec, model, layout, device
-        self._prompt_ids = prompt_ids
+        self._prompts = prompts
         self._critic = critic
         self._objective = spec.objective.value
         self._kl = None if spec.kl is None else spec.kl.value
@@ -182,7 +182,7 @@ class Updates:
         return runs
 
     def _sequence(self, experience: Experience) -> TokenSequence:
-        return TokenSequence(self._prompt_ids[experience.row], experience.tokens)
+        return TokenSequence(self._prompts.of(experience), experience.tokens)
 
     def _logprobs(self, states: Tensor, sequences: SequenceBatch, *, entropy: bool) -> tuple[Tensor, Tensor | None]:
         """[B, T] log-probabilities of completion tokens and, if asked for, the entropies before them."""
