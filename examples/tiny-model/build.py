@@ -29,7 +29,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-INGREDIENTS = ("make_data.py", "make_steps.py", "make_tokenizer.py", "sft.yaml")
+INGREDIENTS = ("make_data.py", "make_prompts.py", "make_steps.py", "make_tokenizer.py", "sft.yaml")
 SEED = 0
 SUMMARY = "tiny-model.json"
 STEPS_BETWEEN_LINES = 50

@@ -12,10 +12,16 @@ ever in what it learned from:
 
     sft-train.jsonl      prompt, completion           what the tiny model itself is trained on
     sft-heldout.jsonl    prompt, completion           its held-out loss
-    prompts-train.jsonl  prompt, answer               problems for reinforcement learning
+    prompts-train.jsonl  prompt, answer, level, hint  problems for reinforcement learning; with a carry or plain ones
     prompts-heldout.jsonl
     choices-train.jsonl  prompt, choices, answer      the same problems with four numbers to choose from
     choices-heldout.jsonl
+    programs-train.jsonl prompt, answer, tests        the same problems, to be solved by a program (make_prompts.py)
+    programs-heldout.jsonl
+    prefixes-train.jsonl prompt, answer, tree, prefix some of them with the first lines of their solution
+    prefixes-heldout.jsonl
+    bandits-train.jsonl  prompt, answer, arms, means, history   which slot machine to try next
+    bandits-heldout.jsonl
     pairs-train.jsonl    prompt, chosen, rejected     preferences for helpful answers
     pairs-heldout.jsonl
     unpaired-train.jsonl prompt, completion, label    the same preferences, one completion a row
@@ -42,6 +48,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from make_prompts import bandits, prefixes_of, program
 from make_steps import WorkedSum, search_tree, step_pair, valued_steps
 
 Row = dict[str, Any]
@@ -61,6 +68,9 @@ HELD_OUT_REQUESTS = 200
 PREFERENCE_REQUESTS = 1600
 STEPWISE_PROBLEMS = 600
 """Problems of the reinforcement split that are also worked step by step."""
+
+BANDITS = 1800
+HELD_OUT_BANDITS = 300
 
 INSTRUCTION_SHARE = 0.2
 """Share of the supervised rows that are instructions; the others are arithmetic."""
@@ -178,9 +188,10 @@ def make_rows(seed: int) -> dict[str, list[Row]]:
     return {
         "sft-train": _supervised(supervised, demonstrated, instructions, random_numbers),
         "sft-heldout": _supervised(held_out, [], 0, random_numbers),
-        "prompts-train": [{"prompt": problem.prompt, "answer": problem.answer} for problem in reinforcement],
-        "prompts-heldout": [{"prompt": problem.prompt, "answer": problem.answer} for problem in held_out],
+        "prompts-train": [_prompt(problem) for problem in reinforcement],
+        "prompts-heldout": [_prompt(problem) for problem in held_out],
         **_choices(seed, reinforcement, held_out),
+        **_other_prompts(seed, reinforcement, held_out),
         "pairs-train": pairs_train,
         "pairs-heldout": pairs_held_out,
         "unpaired-train": _unpaired(pairs_train),
@@ -266,6 +277,26 @@ def _list(request: Request, random_numbers: random.Random) -> Row:
 
 def _sum_pair(problem: Problem) -> Row:
     return {"prompt": problem.prompt, "chosen": problem.answer, "rejected": problem.careless}
+
+
+def _prompt(problem: Problem) -> Row:
+    """The hint is the first line of the solution: what the units give."""
+    a, b = problem.a % 10, problem.b % 10
+    level = "carry" if problem.carries else "plain"
+    return {"prompt": problem.prompt, "answer": problem.answer, "level": level, "hint": f"{a} + {b} = {a + b}"}
+
+
+def _other_prompts(seed: int, train: Sequence[Problem], held_out: Sequence[Problem]) -> dict[str, list[Row]]:
+    random_numbers = random.Random(f"{seed} prompts")
+    rows = bandits(random_numbers, BANDITS, HELD_OUT_BANDITS)
+    for split, problems in (("train", train), ("heldout", held_out)):
+        rows[f"programs-{split}"] = [program(problem.prompt, problem.answer) for problem in problems]
+        rows[f"prefixes-{split}"] = [
+            row
+            for problem in problems[:STEPWISE_PROBLEMS]
+            for row in prefixes_of(WorkedSum.of(problem.a, problem.b, random_numbers))
+        ]
+    return rows
 
 
 def _choices(seed: int, train: Sequence[Problem], held_out: Sequence[Problem]) -> dict[str, list[Row]]:
