@@ -12,16 +12,24 @@ import yaml
 
 from plumbline_api.methods.auxiliary import AuxiliaryLoss
 from plumbline_api.methods.pairing import Pairing
-from plumbline_api.methods.policy.family import PolicyObjective
 from plumbline_api.methods.preference.family import PreferenceObjective
+from plumbline_api.methods.verifiers.choice import VerifierChoice
 from plumbline_api.preference_job import PreferenceJob
 from plumbline_api.rlvr_job import RLVRJob
+from tests.api.valid_specs import PLACES
 
 FOLDER = Path(__file__).resolve().parents[2] / "examples"
 EXAMPLES = sorted(FOLDER.glob("*.yaml"))
 KINDS: dict[str, type[PreferenceJob] | type[RLVRJob]] = {"PreferenceJob": PreferenceJob, "RLVRJob": RLVRJob}
-WITHOUT_EXAMPLE = {"diffusion"}
-"""Families that the tiny model cannot show: it is no masked diffusion model. docs/methods.md has a job for one."""
+DATA_DOCUMENT = FOLDER.parent / "docs" / "data.md"
+WITHOUT_EXAMPLE = {
+    "diffusion",
+    "data.train.generator: prompt_generator",
+    "rewards.verifier: reasoningGym",
+    "rewards.verifier: httpJudge",
+}
+"""Families that cannot be shown with what comes along: the tiny model is no masked diffusion model (docs/methods.md has
+a job for one), the library reasoning-gym is not in the image, and a judge is a service of one's own."""
 
 
 def documents(path: Path) -> list[dict[str, Any]]:
@@ -75,8 +83,30 @@ def test_every_family_of_preference_objectives_has_an_example(module: str) -> No
     assert bool(keys & set(objectives_shown())) == (family not in WITHOUT_EXAMPLE)
 
 
-def test_every_objective_on_rollouts_has_an_example() -> None:
-    assert {member.member_key for member in PolicyObjective.members()} <= set(objectives_shown())
+def families_of_rlvr_jobs() -> dict[str, set[str]]:
+    """Family -> the fields that show it: the members of one module at one place of the spec; each verifier is one."""
+    families: dict[str, set[str]] = {}
+    for kind, place, choice in PLACES:
+        if kind == "RLVRJob":
+            path = re.sub(r"\.\d+", "", place.removeprefix("spec."))
+            for member in choice.family.members():
+                one = member.member_key if choice is VerifierChoice else member.__module__.rsplit(".", 1)[-1]
+                families.setdefault(f"{path}: {one}", set()).add(f"{path}.{member.member_key}")
+    return families
+
+
+FAMILIES = families_of_rlvr_jobs()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_of_rlvr_jobs_has_an_example(family: str) -> None:
+    shown = any(FAMILIES[family] & fields_of(job_of(path)["spec"]) for path in EXAMPLES)
+    assert shown != (family in WITHOUT_EXAMPLE)
+
+
+@pytest.mark.parametrize("family", sorted(WITHOUT_EXAMPLE - {"diffusion"}))
+def test_what_has_no_example_has_a_job_in_the_documentation(family: str) -> None:
+    assert f"{family.rsplit(' ', 1)[-1].replace('prompt_generator', 'reasoningGym')}:" in DATA_DOCUMENT.read_text()
 
 
 @pytest.mark.parametrize(
@@ -98,15 +128,15 @@ def test_every_block_beside_the_objective_has_an_example(field: str) -> None:
 
 
 def fields_of(spec: dict[str, Any]) -> set[str]:
-    """Dotted paths of the fields of a spec; a pairing counts by the rows that it reads."""
+    """Dotted paths of the fields of a spec, without numbers of items; a pairing counts by the rows that it reads."""
     found: set[str] = set()
-    waiting = [("", spec)]
+    waiting: list[tuple[str, Any]] = [("", spec)]
     while waiting:
         before, value = waiting.pop()
         for name, inner in value.items():
             found.add(before + name)
-            if isinstance(inner, dict):
-                waiting.append((f"{before}{name}.", inner))
+            below = inner if isinstance(inner, list) else [inner]
+            waiting += [(f"{before}{name}.", item) for item in below if isinstance(item, dict)]
     reads = {pairing.member_key: pairing.reads for pairing in Pairing.members()}
     return found | {f"data.pairing.{reads[key]}" for key in spec["data"].get("pairing", {})}
 
@@ -119,6 +149,15 @@ def test_examples_read_what_comes_with_the_tiny_model(monkeypatch: pytest.Monkey
         for block in (data.get("train"), data.get("evaluation"), *data.get("mixture", ())):
             if block:
                 assert Path(block["source"]["volume"]["path"]).stem in brought, path.stem
+
+
+def test_examples_read_models_that_come_with_the_tiny_model_or_from_another_example() -> None:
+    outputs = {job_of(path)["spec"]["output"]["volume"]["path"] for path in EXAMPLES}
+    for path in EXAMPLES:
+        spec = job_of(path)["spec"]
+        learned = [reward["verifier"].get("rewardModel") for reward in spec.get("rewards", ())]
+        for block in (spec["model"], *filter(None, learned)):
+            assert block["source"]["volume"]["path"] in {"model", *outputs} - {spec["output"]["volume"]["path"]}
 
 
 def test_the_readme_lists_every_example_once() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from plumbline_api import contract
 from plumbline_api.base import ApiModel
 from plumbline_api.messages import nested_model
-from plumbline_api.rules import Rule, any_of, field, has, some
+from plumbline_api.rules import Rule, any_of, field, has, some, some_has
 from plumbline_crds.schema import structural_schema
 from tests.api.api_server import Schema, defaulted, evaluate
 from tests.api.bad_specs import BAD_SPECS
@@ -126,6 +126,9 @@ DOCUMENT = {"a": 3, "b": {"c": 0.5}, "name": "job-1", "items": [{"w": 0.0}, {"w"
         ((field("a") > 5).unless(has("a")), True),
         (some("items", "i", lambda item: item("w") > 1.0), True),
         (some("items", "i", lambda item: item("w") > 2.0), False),
+        (some_has("items", "i", "w"), True),
+        (some_has("items", "i", "z"), False),
+        (has("z") & some_has("z", "i", "w"), False),
     ],
     ids=lambda part: part.cel if hasattr(part, "cel") else None,
 )

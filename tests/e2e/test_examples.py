@@ -12,6 +12,8 @@ from scripts.deployment import ROOT
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
+NEEDS = {"learned-reward": "reward-model"}
+"""Example -> another one whose result it reads."""
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
@@ -20,6 +22,9 @@ def test_example_completes(path: Any, jobs: Any, example: Any) -> None:
         if not document["kind"].endswith("Job"):
             jobs.cluster.apply(document, namespace=jobs.namespace)
     shortened = ("spec.training.epochs=null", "spec.training.steps=2", "spec.evaluation.maxRows=16")
+    if path.stem in NEEDS:
+        needed = jobs.create(example(NEEDS[path.stem], *shortened))
+        jobs.wait_for_phase(needed, "Complete", seconds=240)
     resource = jobs.create(example(path.stem, *shortened, rename=f"{path.stem}-short"))
     status = jobs.wait_for_phase(resource, "Complete", seconds=240)
     assert status["progress"]["text"] == "2/2"

@@ -10,14 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parents[2]
-PREFERENCE_EXAMPLES = sorted(
-    path.stem
-    for path in (ROOT / "examples").glob("*.yaml")
-    if any(document["kind"] == "PreferenceJob" for document in yaml.safe_load_all(path.read_text()))
-)
+
+
+def examples_of(kind: str) -> list[str]:
+    """Names of the example files with a job of that kind."""
+    return sorted(
+        path.stem
+        for path in (ROOT / "examples").glob("*.yaml")
+        if any(document["kind"] == kind for document in yaml.safe_load_all(path.read_text()))
+    )
+
 
 pytestmark = pytest.mark.slow
 
@@ -33,11 +40,18 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def local_form(example: str, tiny_model: Path, output: Path) -> dict[str, Any]:
     """The job of an example file with paths instead of volumes."""
-    documents = yaml.safe_load_all((ROOT / "examples" / f"{example}.yaml").read_text())
+    documents = list(yaml.safe_load_all((ROOT / "examples" / f"{example}.yaml").read_text()))
     job = next(document for document in documents if document["kind"].endswith("Job"))
+    brought = {document["metadata"]["name"]: document["data"] for document in documents if document is not job}
     spec = job["spec"]
     for block in (spec["model"], *data_sets(job)):
         block["source"] = {"path": {"path": str(tiny_model / block["source"]["volume"]["path"])}}
+    for reward in spec.get("rewards", ()):
+        python = reward["verifier"].get("python")
+        if python:
+            code = output.with_suffix(".py")
+            code.write_text(brought[python.pop("configMap")][python.pop("file")])
+            python["path"] = str(code)
     spec["output"] = {"path": str(output)}
     return job
 
@@ -90,7 +104,7 @@ def test_preference_training_ranks_nine_of_ten_held_out_pairs_rightly(tiny_model
     assert score["value"] >= 0.9
 
 
-@pytest.mark.parametrize("example", PREFERENCE_EXAMPLES)
+@pytest.mark.parametrize("example", examples_of("PreferenceJob"))
 def test_every_preference_example_learns_in_a_few_steps(example: str, tiny_model: Path, tmp_path: Path) -> None:
     job = local_form(example, tiny_model, tmp_path / "model")
     training = job["spec"]["training"]
@@ -105,3 +119,32 @@ def test_every_preference_example_learns_in_a_few_steps(example: str, tiny_model
     else:
         assert score["name"] == "evaluation/rewards/accuracy"
         assert score["value"] > score["first"] + 0.05
+
+
+@pytest.mark.parametrize("example", [name for name in examples_of("RLVRJob") if name != "learned-reward"])
+def test_every_rlvr_example_makes_its_steps(example: str, tiny_model: Path, tmp_path: Path) -> None:
+    job = local_form(example, tiny_model, tmp_path / "model")
+    assert_that_it_moves(job, tiny_model, tmp_path)
+
+
+def test_what_a_reward_model_has_learnt_becomes_a_reward(tiny_model: Path, tmp_path: Path) -> None:
+    """The two examples one after the other."""
+    first = local_form("reward-model", tiny_model, tmp_path / "rewards")
+    first["spec"]["training"].pop("epochs")
+    first["spec"]["training"]["steps"] = 20
+    run(first, tmp_path)
+    second = local_form("learned-reward", tiny_model, tmp_path / "model")
+    (reward,) = second["spec"]["rewards"]
+    reward["verifier"]["rewardModel"]["source"] = {"path": {"path": str(tmp_path / "rewards")}}
+    assert_that_it_moves(second, tiny_model, tmp_path)
+
+
+def assert_that_it_moves(job: dict[str, Any], tiny_model: Path, folder: Path) -> None:
+    """Three steps end with a score and with other weights than those of the start."""
+    job["spec"]["training"]["steps"] = 3
+    for block in data_sets(job):
+        block["maxRows"] = 64
+    score = run(job, folder)["score"]
+    assert score["name"].startswith("evaluation/")
+    before, after = (load_file(path / "model.safetensors") for path in (tiny_model / "model", folder / "model"))
+    assert any(not torch.equal(before[name], after[name]) for name in before)
