@@ -169,8 +169,8 @@ def page(options: argparse.Namespace, everything: Sequence[Measured]) -> str:
     parts = [
         f"{options.model}: {parameters / 1e6:.1f} M parameters, vocabulary {shape.vocabulary}; {options.prompts} "
         f"prompts of {PROMPT_LENGTHS[0]} to {PROMPT_LENGTHS[1]} tokens, {options.group_size} completions each of at "
-        f"most {options.max_tokens} tokens ({lengths}); {options.iterations} iterations with each of {options.seeds} seeds. "
-        f"Commit {commit()}. {describe_machine()}."
+        f"most {options.max_tokens} tokens ({lengths}); {options.iterations} iterations with each of "
+        f"{options.seeds} seeds. Commit {commit()}. {describe_machine()}."
     ]
     for measured in everything:
         parts += [f"Threads: {measured.threads}", rollout_figures_table(measured.figures())]
