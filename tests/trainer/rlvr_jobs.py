@@ -12,7 +12,8 @@ from transformers import PreTrainedTokenizerFast
 from plumbline_api.base import Family
 from plumbline_api.contract import TrainerConfig
 from plumbline_api.methods.advantage.family import Advantage
-from plumbline_api.methods.critic import Critic, ValueLoss
+from plumbline_api.methods.critic import Critic, CrossEntropy, ValueLoss
+from plumbline_api.methods.shaping.family import Shaping
 
 WORDS = ["<bos>", "<eos>", "<unk>", *"abcdefgh", *"0123", "Hint:", "answer", "is"]
 
@@ -70,7 +71,10 @@ def around(member: type[Family], values: Path) -> dict[str, Any]:
         return {"critic": {"shared": {"trunkCoefficient": 0.5}}}
     if issubclass(member, (Critic, ValueLoss)):
         estimator = "frozenValue" if member.member_key == "frozen" else "gae"
-        return {"advantage": {estimator: {}}}
+        scale = {"rewards": [{"name": "right", "verifier": {"exactMatch": {"extract": "[0-3]"}}}]}
+        return {"advantage": {estimator: {}}} | (scale if member is CrossEntropy else {})
+    if issubclass(member, Shaping) and member.removed_by_baselines:
+        return {"advantage": {"none": {}}}
     return {}
 
 

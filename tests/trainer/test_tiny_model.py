@@ -136,6 +136,34 @@ def test_worked_sums_lead_to_the_answer_and_mistakes_do_not(rows: dict[str, list
         )
 
 
+def test_hints_and_beginnings_are_lines_of_the_solution(rows: dict[str, list[dict[str, Any]]]) -> None:
+    assert all(holds(row["hint"]) for row in rows["prompts-train"])
+    assert Counter(row["level"] for row in rows["prompts-train"]).keys() == {"carry", "plain"}
+    for row in rows["prefixes-heldout"]:
+        assert row["prompt"].startswith(row["tree"])
+        assert all(holds(line) and line.strip() in row["prompt"] for line in row["prefix"])
+        assert row["answer"] == true_answer(row["tree"])
+    beginnings = Counter(row["tree"] for row in rows["prefixes-train"])
+    assert set(beginnings.values()) == {3}
+
+
+def test_programs_are_tested_for_the_answer(rows: dict[str, list[dict[str, Any]]]) -> None:
+    for row in rows["programs-train"]:
+        assert row["tests"] == [{"input": "", "output": true_answer(row["prompt"])}]
+
+
+def test_bandits_are_won_as_often_as_their_arms_say(rows: dict[str, list[dict[str, Any]]]) -> None:
+    pulls = Counter()
+    for row in rows["bandits-train"]:
+        assert len(row["means"]) == len(set(row["means"])) == row["arms"]
+        assert row["means"][int(row["answer"])] == max(row["means"])
+        assert row["prompt"].count("+") + row["prompt"].count("-") == len(row["history"]) + 2
+        for arm, won in row["history"]:
+            pulls[row["means"][arm], won] += 1
+    for mean in (0.1, 0.5, 0.9):
+        assert pulls[mean, 1.0] / (pulls[mean, 0.0] + pulls[mean, 1.0]) == pytest.approx(mean, abs=0.06)
+
+
 def test_step_values_fall_at_the_mistake(rows: dict[str, list[dict[str, Any]]]) -> None:
     faulty = [row for row in rows["values-train"] if "alternatives" in row]
     assert len(faulty) / len(rows["values-train"]) == pytest.approx(0.75, abs=0.06)
