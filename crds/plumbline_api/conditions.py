@@ -15,6 +15,7 @@ class ConditionType(StrEnum):
     ACCEPTED = "Accepted"
     PODS_READY = "PodsReady"
     RUNNING = "Running"
+    PROGRESSING = "Progressing"
     CHECKPOINTED = "Checkpointed"
     SUSPENDED = "Suspended"
     COMPLETE = "Complete"
@@ -67,16 +68,22 @@ class Reason(StrEnum):
     MODEL_ERROR = "ModelError"
     TRAINER_BUG = "TrainerBug"
     GPU_OUT_OF_MEMORY = "GpuOutOfMemory"
+    GPU_ERROR = "GpuError"
     HOST_OUT_OF_MEMORY = "HostOutOfMemory"
     DIVERGED = "Diverged"
     REWARD_FUNCTION_ERROR = "RewardFunctionError"
+    REWARD_FUNCTION_TIMEOUT = "RewardFunctionTimeout"
     CHECKPOINT_UNREADABLE = "CheckpointUnreadable"
     DISK_FULL = "DiskFull"
+    COLLECTIVE_TIMEOUT = "CollectiveTimeout"
+    LOST_PEER = "LostPeer"
     INFRASTRUCTURE_ERROR = "InfrastructureError"
+    STALLED = "Stalled"
     STOPPED_SAVED = "StoppedSaved"
     STOPPED_NOT_SAVED = "StoppedNotSaved"
     POD_DELETED = "PodDeleted"
     POD_EVICTED = "PodEvicted"
+    PREEMPTED = "Preempted"
     NODE_LOST = "NodeLost"
     KILLED = "Killed"
     UNKNOWN_EXIT = "UnknownExit"
@@ -110,16 +117,22 @@ REASONS: dict[Reason, str] = {
     Reason.MODEL_ERROR: "Exit code 66: the model or tokenizer cannot be loaded.",
     Reason.TRAINER_BUG: "Exit code 70: the trainer raised an error it does not know.",
     Reason.GPU_OUT_OF_MEMORY: "Exit code 71: GPU memory is exhausted.",
-    Reason.HOST_OUT_OF_MEMORY: "The kernel killed the container for exceeding its memory limit.",
+    Reason.GPU_ERROR: "The GPU or its driver failed, such as an uncorrectable memory error; the log says so.",
+    Reason.HOST_OUT_OF_MEMORY: "The container reached its memory limit: the kernel killed it, or an allocation was refused.",
     Reason.DIVERGED: "Exit code 72: loss or gradient is not finite.",
     Reason.REWARD_FUNCTION_ERROR: "Exit code 73: a reward component failed more often than it may.",
+    Reason.REWARD_FUNCTION_TIMEOUT: "Exit code 73: a reward component was too slow for its time limit more often than it may.",
     Reason.CHECKPOINT_UNREADABLE: "Exit code 74: checkpoints exist and none of them verifies.",
     Reason.DISK_FULL: "Exit code 75 with a full volume: a checkpoint or the output could not be written.",
-    Reason.INFRASTRUCTURE_ERROR: "Exit code 75: a failure outside the job, such as a lost peer or an unreachable store.",
+    Reason.COLLECTIVE_TIMEOUT: "Exit code 75: the ranks waited for one of them longer than they may; its own pod shows no cause.",
+    Reason.LOST_PEER: "Exit code 75: a rank lost its connection to another one whose pod shows no cause.",
+    Reason.INFRASTRUCTURE_ERROR: "Exit code 75: another failure outside the job, such as an unreachable store.",
+    Reason.STALLED: "The run did no step for its deadline; the message says where the trainer hangs.",
     Reason.STOPPED_SAVED: "Exit code 85: stopped on request after saving a checkpoint.",
     Reason.STOPPED_NOT_SAVED: "Exit code 86: stopped on request, the checkpoint could not be saved.",
     Reason.POD_DELETED: "A pod of the attempt was deleted from outside.",
-    Reason.POD_EVICTED: "A pod of the attempt was evicted or preempted.",
+    Reason.POD_EVICTED: "A pod of the attempt was evicted: its node ran short, was drained or got a taint.",
+    Reason.PREEMPTED: "A pod of the attempt gave way to one of higher priority.",
     Reason.NODE_LOST: "The node of a pod is gone or not ready.",
     Reason.KILLED: "A container was killed by a signal from outside.",
     Reason.UNKNOWN_EXIT: "A container ended with an exit code outside the contract.",

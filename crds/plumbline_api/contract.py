@@ -74,6 +74,20 @@ EXIT_REASONS: dict[ExitCode, Reason] = {
     ExitCode.STOPPED_NOT_SAVED: Reason.STOPPED_NOT_SAVED,
 }
 
+PRECISE_REASONS: dict[ExitCode, frozenset[Reason]] = {
+    ExitCode.REWARD_FUNCTION: frozenset({Reason.REWARD_FUNCTION_TIMEOUT}),
+    ExitCode.INFRASTRUCTURE: frozenset(
+        {
+            Reason.HOST_OUT_OF_MEMORY,
+            Reason.GPU_ERROR,
+            Reason.DISK_FULL,
+            Reason.COLLECTIVE_TIMEOUT,
+            Reason.LOST_PEER,
+        }
+    ),
+}
+"""What the last words may say more precisely than the exit code; any other reason in them counts for nothing."""
+
 RETRYABLE_EXIT_CODES = frozenset({ExitCode.TRAINER_BUG, ExitCode.INFRASTRUCTURE})
 """Exit codes after which the same job may succeed when tried again; the others repeat with certainty."""
 
@@ -124,6 +138,18 @@ class TrainerConfig(ApiModel):
         return spec
 
 
+class StallReport(ApiModel):
+    """A run that has done no step for its deadline."""
+
+    since: datetime = Field(description="When the last step ended, or the last sign of life where no step is due.")
+    deadline_seconds: float = Field(ge=0, description="The deadline that has passed.")
+    state: str = Field(max_length=63, description="What the trainer was doing.")
+    location: str = Field(
+        "", max_length=1024, description="Where the main thread is: function, file and line, innermost first."
+    )
+    stacks: str = Field("", max_length=8192, description="Stacks of all threads, cut in the middle.")
+
+
 class StatusReport(ApiModel):
     """The body of `/v1/status`: what rank 0 of the trainer says about the run."""
 
@@ -140,6 +166,13 @@ class StatusReport(ApiModel):
     tokens_per_second: float | None = Field(None, ge=0, description="Tokens processed a second, all ranks together.")
     step_seconds: float | None = Field(None, ge=0, description="Median duration of the last steps.")
     last_step_time: datetime | None = Field(None, description="When the last step ended.")
+    last_progress_time: datetime | None = Field(
+        None, description="When the clock of the stall deadline last started anew."
+    )
+    stall_deadline_seconds: float | None = Field(
+        None, ge=0, description="How long after that the run counts as stalled, in what it is doing now."
+    )
+    stall: StallReport | None = Field(None, description="Present while the run is stalled.")
     phase_seconds: dict[str, float] = Field(
         default_factory=dict, description="Duration of each phase of the last step."
     )

@@ -52,6 +52,14 @@ class RewardFunctionError(TrainerFailure):
     exit_code = ExitCode.REWARD_FUNCTION
 
 
+class RewardFunctionTimeout(RewardFunctionError):
+    """A reward component was too slow for its time limit more often than it may."""
+
+    @property
+    def reason(self) -> Reason:
+        return Reason.REWARD_FUNCTION_TIMEOUT
+
+
 class CheckpointUnreadable(TrainerFailure):
     """Checkpoints exist and none of them verifies."""
 
@@ -70,3 +78,35 @@ class DiskFull(InfrastructureError):
     @property
     def reason(self) -> Reason:
         return Reason.DISK_FULL
+
+
+class HostOutOfMemory(InfrastructureError):
+    """An allocation of host memory was refused. Beyond the container's limit the kernel kills without a word instead."""
+
+    @property
+    def reason(self) -> Reason:
+        return Reason.HOST_OUT_OF_MEMORY
+
+
+class GpuError(InfrastructureError):
+    """The GPU or its driver failed."""
+
+    @property
+    def reason(self) -> Reason:
+        return Reason.GPU_ERROR
+
+
+class CollectiveTimeout(InfrastructureError):
+    """The other ranks did not come to a collective in time."""
+
+    @property
+    def reason(self) -> Reason:
+        return Reason.COLLECTIVE_TIMEOUT
+
+
+class LostPeer(InfrastructureError):
+    """The connection to another rank broke."""
+
+    @property
+    def reason(self) -> Reason:
+        return Reason.LOST_PEER
