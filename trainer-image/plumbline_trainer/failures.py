@@ -81,7 +81,7 @@ class DiskFull(InfrastructureError):
 
 
 class HostOutOfMemory(InfrastructureError):
-    """An allocation of host memory was refused. Beyond the container's limit the kernel kills without a word instead."""
+    """An allocation of host memory was refused. More often the kernel kills, and nobody can say a word."""
 
     @property
     def reason(self) -> Reason:
