@@ -17,6 +17,7 @@ class ConditionType(StrEnum):
     RUNNING = "Running"
     PROGRESSING = "Progressing"
     CHECKPOINTED = "Checkpointed"
+    HEALTHY = "Healthy"
     SUSPENDED = "Suspended"
     COMPLETE = "Complete"
     FAILED = "Failed"
@@ -62,6 +63,22 @@ class Reason(StrEnum):
     POD_REFUSED = "PodRefused"
     CONTAINER_CONFIG_ERROR = "ContainerConfigError"
     WAITING_FOR_PODS = "WaitingForPods"
+    # how healthy the training is
+    HEALTHY = "Healthy"
+    NOT_MEASURED = "NotMeasured"
+    NOT_FINITE = "NotFinite"
+    KL_ABOVE_BOUND = "KlAboveBound"
+    REWARD_COLLAPSE = "RewardCollapse"
+    ENTROPY_COLLAPSE = "EntropyCollapse"
+    ZERO_ADVANTAGE = "ZeroAdvantage"
+    TRUNCATION = "Truncation"
+    VERIFIER_ERRORS = "VerifierErrors"
+    GRADIENT_NORM_ABOVE_BOUND = "GradientNormAboveBound"
+    GRADIENT_GROWTH = "GradientGrowth"
+    MARGIN_COLLAPSE = "MarginCollapse"
+    OVER_OPTIMISATION = "OverOptimisation"
+    LENGTH_GROWTH = "LengthGrowth"
+    ROLLED_BACK = "RolledBack"
     # why an attempt ended
     CONFIG_ERROR = "ConfigError"
     DATA_ERROR = "DataError"
@@ -71,6 +88,8 @@ class Reason(StrEnum):
     GPU_ERROR = "GpuError"
     HOST_OUT_OF_MEMORY = "HostOutOfMemory"
     DIVERGED = "Diverged"
+    GUARDRAIL_FAILED = "GuardrailFailed"
+    SUSPENDED_BY_GUARDRAIL = "SuspendedByGuardrail"
     REWARD_FUNCTION_ERROR = "RewardFunctionError"
     REWARD_FUNCTION_TIMEOUT = "RewardFunctionTimeout"
     CHECKPOINT_UNREADABLE = "CheckpointUnreadable"
@@ -112,6 +131,21 @@ REASONS: dict[Reason, str] = {
     Reason.POD_REFUSED: "The API server or an admission policy refuses the pods.",
     Reason.CONTAINER_CONFIG_ERROR: "A ConfigMap, Secret or key that the container needs is missing, or its command cannot start.",
     Reason.WAITING_FOR_PODS: "The pods are starting and nothing is known to be wrong.",
+    Reason.HEALTHY: "No signal of guardrails is beyond its bound.",
+    Reason.NOT_MEASURED: "No signal of guardrails has been measured yet: the windows are not full.",
+    Reason.NOT_FINITE: "A loss or gradient was not finite; the step was not applied.",
+    Reason.KL_ABOVE_BOUND: "The policy is further from the reference than the guardrail allows.",
+    Reason.REWARD_COLLAPSE: "The mean reward has fallen far below its best.",
+    Reason.ENTROPY_COLLAPSE: "The policy has lost its entropy before it learnt to answer.",
+    Reason.ZERO_ADVANTAGE: "Hardly any group of completions has an advantage: nothing is learnt from the others.",
+    Reason.TRUNCATION: "Most completions are cut off by training.maxCompletionTokens.",
+    Reason.VERIFIER_ERRORS: "Many calls of a reward component fail.",
+    Reason.GRADIENT_NORM_ABOVE_BOUND: "The norm of the gradient is above the guardrail's bound.",
+    Reason.GRADIENT_GROWTH: "The norm of the gradient has grown many times over since the start.",
+    Reason.MARGIN_COLLAPSE: "The margin between chosen and rejected completions has fallen far below its best.",
+    Reason.OVER_OPTIMISATION: "Held-out scores fall while the training score does not.",
+    Reason.LENGTH_GROWTH: "Completions grow longer without more reward.",
+    Reason.ROLLED_BACK: "A guardrail had the run go on from its last healthy checkpoint; only an event.",
     Reason.CONFIG_ERROR: "Exit code 64: the trainer refuses its configuration.",
     Reason.DATA_ERROR: "Exit code 65: data is missing, empty or malformed; the message names file and line.",
     Reason.MODEL_ERROR: "Exit code 66: the model or tokenizer cannot be loaded.",
@@ -120,6 +154,8 @@ REASONS: dict[Reason, str] = {
     Reason.GPU_ERROR: "The GPU or its driver failed, such as an uncorrectable memory error; the log says so.",
     Reason.HOST_OUT_OF_MEMORY: "The container reached its memory limit: the kernel killed it, or an allocation was refused.",
     Reason.DIVERGED: "Exit code 72: loss or gradient is not finite.",
+    Reason.GUARDRAIL_FAILED: "Exit code 72: a guardrail with action Fail was broken, or its rollbacks are used up.",
+    Reason.SUSPENDED_BY_GUARDRAIL: "Exit code 85: a guardrail with action Suspend was broken; spec.runPolicy.suspend false resumes the job.",
     Reason.REWARD_FUNCTION_ERROR: "Exit code 73: a reward component failed more often than it may.",
     Reason.REWARD_FUNCTION_TIMEOUT: "Exit code 73: a reward component was too slow for its time limit more often than it may.",
     Reason.CHECKPOINT_UNREADABLE: "Exit code 74: checkpoints exist and none of them verifies.",

@@ -75,6 +75,8 @@ EXIT_REASONS: dict[ExitCode, Reason] = {
 }
 
 PRECISE_REASONS: dict[ExitCode, frozenset[Reason]] = {
+    ExitCode.DIVERGED: frozenset({Reason.GUARDRAIL_FAILED}),
+    ExitCode.STOPPED_SAVED: frozenset({Reason.SUSPENDED_BY_GUARDRAIL}),
     ExitCode.REWARD_FUNCTION: frozenset({Reason.REWARD_FUNCTION_TIMEOUT}),
     ExitCode.INFRASTRUCTURE: frozenset(
         {

@@ -6,6 +6,7 @@ from pydantic import ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from plumbline_api.base import ApiModel
+from plumbline_api.guardrails import Guardrail
 from plumbline_api.methods.optimization import OptimizerChoice, PeftChoice, ScheduleChoice
 from plumbline_api.rules import Rule, field, has
 from plumbline_api.running import Checkpoint, Evaluation, Resources, RunPolicy, RuntimeRef, Scheduling, Training
@@ -111,6 +112,12 @@ class JobSpec(ApiModel):
     evaluation: Evaluation = Field(default_factory=Evaluation, description="When and how held-out rows are scored.")
     checkpoint: Checkpoint = Field(
         default_factory=Checkpoint, description="When the complete state of the run is saved, and where."
+    )
+    guardrails: list[Guardrail] = Field(
+        default_factory=list,
+        max_length=24,
+        description="What is done about a training that goes wrong. Signals that are not mentioned are watched with their defaults, which only warn (docs/health.md).",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["signal", "action"]},
     )
     output: Output = Field(description="Where the trained model is written.")
     run_policy: RunPolicy = Field(

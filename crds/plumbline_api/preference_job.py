@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from plumbline_api.base import ApiModel
+from plumbline_api.guardrails import kind_rule
 from plumbline_api.job import JOB_NAME_RULES, JobSpec, ObjectMeta
 from plumbline_api.methods.aggregation import LossAggregationChoice
 from plumbline_api.methods.auxiliary import AuxiliaryLossChoice
@@ -46,6 +47,7 @@ class PreferenceJobSpec(JobSpec):
 
     rules: ClassVar = (
         *JobSpec.rules,
+        kind_rule("PreferenceJob"),
         Rule(
             ~(has("reference") & any_of([has(f"objective.{key}") for key in _REFERENCE_FREE])),
             f"reference must not be set: the objectives {', '.join(_REFERENCE_FREE)} do not use a reference model",

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from plumbline_api.base import ApiModel, Refused
+from plumbline_api.guardrails import kind_rule
 from plumbline_api.job import JOB_NAME_RULES, JobSpec, ObjectMeta
 from plumbline_api.methods.advantage.choice import AdvantageChoice
 from plumbline_api.methods.advantage.family import Advantage
@@ -58,6 +59,7 @@ class RLVRJobSpec(JobSpec):
 
     rules: ClassVar = (
         *JobSpec.rules,
+        kind_rule("RLVRJob"),
         Rule(
             (field("rollout.groupSize") >= 2).when(any_of([has(f"advantage.{key}") for key in _GROUP_BASELINES])),
             f"rollout.groupSize must be at least 2: the advantages {', '.join(_GROUP_BASELINES)} compare the samples of one prompt",
