@@ -16,7 +16,16 @@ from plumbline_api.base import ApiModel
 from plumbline_api.conditions import Reason
 from plumbline_api.preference_job import PreferenceJobSpec
 from plumbline_api.rlvr_job import RLVRJobSpec
-from plumbline_api.status import BestCheckpointStatus, CheckpointStatus, DataStatus, Inputs, MetricValue, OutputStatus
+from plumbline_api.status import (
+    BestCheckpointStatus,
+    CheckpointStatus,
+    DataStatus,
+    Health,
+    Inputs,
+    MetricValue,
+    OutputStatus,
+    RunTime,
+)
 
 CONTRACT_VERSION = "v1"
 
@@ -130,6 +139,12 @@ class TrainerConfig(ApiModel):
     preference: PreferenceJobSpec | None = Field(None, description="Spec of a PreferenceJob.")
     rlvr: RLVRJobSpec | None = Field(None, description="Spec of an RLVRJob.")
     paths: TrainerPaths = Field(description="Where inputs and results are.")
+    order_seed: int | None = Field(
+        None,
+        ge=0,
+        le=4_294_967_295,
+        description="Seed of the order of rows and of sampling, in place of training.seed; the trainer sets it after a rollback.",
+    )
 
     @property
     def spec(self) -> PreferenceJobSpec | RLVRJobSpec:
@@ -186,6 +201,8 @@ class StatusReport(ApiModel):
     )
     inputs: Inputs | None = Field(None, description="Digests of what went into the run.")
     data: DataStatus | None = Field(None, description="What became of the training rows between file and model.")
+    health: Health | None = Field(None, description="What the guardrails measure.")
+    time: RunTime | None = Field(None, description="Where the time of this attempt went.")
     warnings: list[str] = Field(
         default_factory=list,
         max_length=16,
@@ -211,4 +228,6 @@ class TerminationMessage(ApiModel):
     )
     inputs: Inputs | None = Field(None, description="Digests of what went into the run.")
     data: DataStatus | None = Field(None, description="What became of the training rows between file and model.")
+    health: Health | None = Field(None, description="The guardrails that were broken, and the rollbacks.")
+    time: RunTime | None = Field(None, description="Where the time of this attempt went.")
     output: OutputStatus | None = Field(None, description="The trained model.")

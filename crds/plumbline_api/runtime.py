@@ -59,6 +59,12 @@ class RuntimeResources(ApiModel):
 class Prices(ApiModel):
     """What running costs, in any one currency."""
 
+    currency: str = Field(
+        "",
+        max_length=16,
+        pattern=r"^[^\s]*$",
+        description="Name of the currency, such as EUR; it stands beside the cost in a job's status.",
+    )
     gpu_hour: float = Field(0, ge=0, le=1e6, description="One GPU for one hour.")
     pod_hour: float = Field(0, ge=0, le=1e6, description="One pod for one hour, besides its GPUs.")
 

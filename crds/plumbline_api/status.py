@@ -51,6 +51,7 @@ class CheckpointStatus(ApiModel):
     uri: str = Field(max_length=4096, description="Where it is.")
     digest: str = Field(max_length=128, description="Digest of its manifest.")
     verified: bool = Field(description="Whether every file's digest matched.")
+    healthy: bool | None = Field(None, description="Whether no guardrail was broken when it was taken.")
 
 
 class BestCheckpointStatus(ApiModel):
@@ -67,6 +68,7 @@ class Attempt(ApiModel):
 
     number: int = Field(ge=1, description="Counts from 1.")
     start_time: datetime | None = Field(None, description="When its pods were created.")
+    scheduled_time: datetime | None = Field(None, description="When all its pods had a node.")
     running_time: datetime | None = Field(None, description="When all its pods ran.")
     end_time: datetime | None = Field(None, description="When it ended.")
     reason: str = Field("", max_length=63, description="Why it ended.")
@@ -90,17 +92,113 @@ class Failure(ApiModel):
     time: datetime = Field(description="When it failed.")
 
 
+class SignalHealth(ApiModel):
+    """A guardrail and what it measures now."""
+
+    signal: str = Field(min_length=1, max_length=63, description="What is watched.")
+    action: str = Field(min_length=1, max_length=63, description="What is done when it is beyond its bound.")
+    value: float | None = Field(None, description="What is measured; absent until the window is full.")
+    bound: float | None = Field(None, description="What it is compared with; absent for notFinite.")
+    window_steps: int | None = Field(None, ge=1, description="Steps over which it is taken; absent for notFinite.")
+    broken_since: int | None = Field(None, ge=0, description="Step at which it went beyond its bound; absent otherwise.")
+
+
+class RollbackStatus(ApiModel):
+    """A return to a healthy checkpoint."""
+
+    number: int = Field(ge=1, description="Counts the rollbacks of the run from 1.")
+    signal: str = Field(min_length=1, max_length=63, description="The signal that was beyond its bound.")
+    from_step: int = Field(ge=0, description="Step at which the run turned back.")
+    to_step: int = Field(ge=0, description="Step from which it went on; 0 is the start.")
+    time: datetime = Field(description="When it turned back.")
+
+
+class Health(ApiModel):
+    """Whether training goes well, as the trainer measures it at every step."""
+
+    signals: list[SignalHealth] = Field(
+        default_factory=list,
+        max_length=48,
+        description="The guardrails of the job, those by default included.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["signal", "action"]},
+    )
+    rollbacks: int = Field(0, ge=0, description="Rollbacks so far.")
+    last_rollback: RollbackStatus | None = Field(None, description="The last of them.")
+
+
+class RunTime(ApiModel):
+    """Where the time of an attempt went, in seconds, as rank 0 measures it from the start of its process."""
+
+    started: datetime = Field(description="When measuring began.")
+    starting: float = Field(0, ge=0, description="Reading inputs, loading and restoring.")
+    working: float = Field(0, ge=0, description="Steps, evaluations and the export of the model.")
+    checkpointing: float = Field(0, ge=0, description="Writing checkpoints.")
+    stopping: float = Field(0, ge=0, description="Ending.")
+    useful: float | None = Field(
+        None,
+        ge=0,
+        description="Working time behind the present state of the run, over all attempts of the job; absent until it is restored.",
+    )
+    saved: float | None = Field(None, ge=0, description="The part of it that the newest checkpoint holds.")
+
+
+class StateTime(ApiModel):
+    """Time that the job spent in one state."""
+
+    state: Literal[
+        "queued",
+        "suspended",
+        "backingOff",
+        "starting",
+        "productive",
+        "checkpointing",
+        "stalled",
+        "redone",
+        "stopping",
+        "unattended",
+    ] = Field(description="The state; docs/health.md says what each means.")
+    seconds: float = Field(ge=0, description="Seconds on the clock.")
+    gpu_seconds: float = Field(ge=0, description="The same times the GPUs of all pods.")
+
+
+class SettledTime(ApiModel):
+    """The ledger up to the present attempt, in seconds, from which the rest is computed."""
+
+    until: datetime = Field(description="The time up to which it goes.")
+    queued: float = Field(0, ge=0, description="Waiting for acceptance, quota or nodes.")
+    suspended: float = Field(0, ge=0, description="Suspended.")
+    backing_off: float = Field(0, ge=0, description="Between attempts.")
+    starting: float = Field(0, ge=0, description="From a node for every pod to the first step.")
+    working: float = Field(0, ge=0, description="Productive and redone.")
+    checkpointing: float = Field(0, ge=0, description="Writing checkpoints.")
+    stalled: float = Field(0, ge=0, description="Without progress for longer than the deadline.")
+    stopping: float = Field(0, ge=0, description="Ending.")
+    unattended: float = Field(0, ge=0, description="Pods had ended and the operator had not gone on.")
+    useful: float = Field(0, ge=0, description="The part of `working` that the newest checkpoint holds.")
+
+
 class Usage(ApiModel):
-    """What the job cost so far."""
+    """What the job cost so far, and where its time went."""
 
     active_seconds: float = Field(
         0, ge=0, description="Running time of the attempts that have ended; activeDeadlineSeconds counts it."
     )
-    pod_seconds: float = Field(0, ge=0, description="Running time of all pods.")
-    gpu_seconds: float = Field(0, ge=0, description="Running time of all pods times their GPUs.")
+    pod_seconds: float = Field(0, ge=0, description="Time for which the pods held their nodes, times their number.")
+    gpu_seconds: float = Field(0, ge=0, description="Time for which the pods held their nodes, times the GPUs of all.")
     cost: float | None = Field(
-        None, ge=0, description="Running time times the runtime's prices; absent without prices."
+        None, ge=0, description="Pod and GPU time at the runtime's prices; absent without prices."
     )
+    currency: str = Field("", max_length=16, description="Currency of the cost, as the runtime names it.")
+    goodput: float | None = Field(
+        None, ge=0, le=1, description="Productive share of the time for which the pods held their nodes."
+    )
+    states: list[StateTime] = Field(
+        default_factory=list,
+        max_length=16,
+        description="All time since the job was created, by state; it adds up to the clock.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["state"]},
+    )
+    settled: SettledTime | None = Field(None, description="What is settled of it; read by the operator.")
 
 
 class SnapshotStatus(ApiModel):
@@ -201,7 +299,8 @@ class JobStatus(ApiModel):
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["number"]},
     )
     last_failure: Failure | None = Field(None, description="The last failure, kept after its pod is gone.")
-    usage: Usage | None = Field(None, description="What the job cost so far.")
+    usage: Usage | None = Field(None, description="What the job cost so far, and where its time went.")
+    health: Health | None = Field(None, description="Whether training goes well; see the condition Healthy.")
     snapshot: SnapshotStatus | None = Field(None, description="The stored resolution of spec and runtime.")
     inputs: Inputs | None = Field(None, description="Digests of what went into the run.")
     data: DataStatus | None = Field(None, description="What became of the training rows between file and model.")
