@@ -30,8 +30,10 @@ from plumbline_trainer.optimization.update import ParameterUpdate
 from plumbline_trainer.preflight import preflight
 from plumbline_trainer.reporting import termination
 from plumbline_trainer.reporting.console import Console, SilentConsole, open_console
+from plumbline_trainer.reporting.prometheus import job_labels
 from plumbline_trainer.reporting.server import StatusServer
 from plumbline_trainer.reporting.status import StatusBoard
+from plumbline_trainer.reporting.tensorboard import EventFiles
 from plumbline_trainer.stopping import StopRequest, StopRequested
 from plumbline_trainer.tasks.build import build_task
 from plumbline_trainer.tasks.task import Task
@@ -134,8 +136,8 @@ def _train(state: Run) -> Ending:
     config = load_config(state.options.config)
     state.board = StatusBoard(config.uid, _attempt_number())
     if int(os.environ.get("RANK", "0")) == 0:
-        state.console = open_console()
-    _serve(state)
+        state.console = EventFiles(open_console(), Path(config.paths.output))
+    _serve(state, config)
     ranks = state.ranks = join(state.stop)
     if ranks.device.type == "cpu":
         _make_deterministic()
@@ -229,12 +231,12 @@ def _ended_by_stop(code: ExitCode, text: str, unexpected: str = "") -> Ending:
     return Ending(code, EXIT_REASONS[code], text, unexpected=unexpected)
 
 
-def _serve(state: Run) -> None:
+def _serve(state: Run, config: TrainerConfig) -> None:
     """Opens the port, once on each machine. A run without a cluster goes on where it is taken."""
     if int(os.environ.get("LOCAL_RANK", "0")) != 0:
         return
     try:
-        state.server = StatusServer(state.board, state.options.port)
+        state.server = StatusServer(state.board, state.options.port, job_labels(config))
     except OSError as error:
         state.warn(f"port {state.options.port} cannot be opened ({error.strerror}): no status and metrics over HTTP")
         return

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from plumbline_api.contract import HEALTH_PATH, METRICS_PATH, STATUS_PATH
-from plumbline_trainer.reporting.prometheus import registry_of
+from plumbline_trainer.reporting.prometheus import NO_JOB, registry_of
 from plumbline_trainer.reporting.status import StatusBoard
 
 IDLE_TIMEOUT_SECONDS = 30
@@ -24,10 +24,13 @@ POLL_SECONDS = 0.05
 
 
 class StatusServer:
-    """Serves a board until `close`. Raises `OSError` from the constructor where the port is taken."""
+    """Serves a board until `close`; `job` has the values of `families.JOB_LABELS`.
 
-    def __init__(self, board: StatusBoard, port: int) -> None:
-        self._server = _Server(("", port), _handler_of(board))
+    Raises `OSError` from the constructor where the port is taken.
+    """
+
+    def __init__(self, board: StatusBoard, port: int, job: Sequence[str] = NO_JOB) -> None:
+        self._server = _Server(("", port), _handler_of(board, job))
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(POLL_SECONDS,), name="status-server", daemon=True
         )
@@ -55,8 +58,8 @@ class _Server(ThreadingHTTPServer):
         super().server_bind()
 
 
-def _handler_of(board: StatusBoard) -> type[BaseHTTPRequestHandler]:
-    registry = registry_of(board)
+def _handler_of(board: StatusBoard, job: Sequence[str]) -> type[BaseHTTPRequestHandler]:
+    registry = registry_of(board, job)
     routes: dict[str, tuple[str, Callable[[], bytes]]] = {
         METRICS_PATH: (CONTENT_TYPE_LATEST, lambda: generate_latest(registry)),
         STATUS_PATH: ("application/json", lambda: board.report().model_dump_json(by_alias=True).encode()),

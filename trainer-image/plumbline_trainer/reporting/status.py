@@ -7,6 +7,7 @@ import statistics
 import threading
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -24,6 +25,17 @@ STEPS_REMEMBERED = 32
 """Steps over which duration and throughput are taken."""
 
 
+@dataclass(frozen=True)
+class Totals:
+    """What only the metrics endpoint shows: sums over this attempt, and what its last checkpoint took."""
+
+    steps: int
+    tokens: int
+    phase_seconds: Mapping[str, float]
+    checkpoint_seconds: float | None
+    """None before this attempt wrote one."""
+
+
 class StatusBoard:
     """The run's status. Every method is safe from any thread and none waits for anything but its siblings."""
 
@@ -38,6 +50,8 @@ class StatusBoard:
         self._seconds: deque[float] = deque(maxlen=STEPS_REMEMBERED)
         self._tokens: deque[int] = deque(maxlen=STEPS_REMEMBERED)
         self._tokens_total = 0
+        self._steps_total = 0
+        self._phase_totals: dict[str, float] = {}
         self._last_step_time: datetime | None = None
         self._phase_seconds: dict[str, float] = {}
         self._training: dict[str, float] = {}
@@ -45,7 +59,7 @@ class StatusBoard:
         self._evaluation: dict[str, float] = {}
         self._score_name = ""
         self._checkpoint: CheckpointStatus | None = None
-        self._checkpoint_seconds = 0.0
+        self._checkpoint_seconds: float | None = None
         self._best: BestCheckpointStatus | None = None
         self._inputs: Inputs | None = None
         self._data: DataStatus | None = None
@@ -77,6 +91,9 @@ class StatusBoard:
             self._seconds.append(seconds)
             self._tokens.append(tokens)
             self._tokens_total += tokens
+            self._steps_total += 1
+            for phase, spent in phases.items():
+                self._phase_totals[phase] = self._phase_totals.get(phase, 0.0) + spent
             self._last_step_time = datetime.now(UTC)
             self._phase_seconds = dict(phases)
             self._training = dict(metrics)
@@ -87,8 +104,8 @@ class StatusBoard:
             self._evaluation = dict(metrics)
             self._first_evaluation = dict(first)
 
-    def checkpointed(self, checkpoint: CheckpointStatus, seconds: float = 0.0) -> None:
-        """A verified checkpoint exists; writing it took `seconds`."""
+    def checkpointed(self, checkpoint: CheckpointStatus, seconds: float | None = None) -> None:
+        """A verified checkpoint exists; writing it took `seconds`, None for one that was found."""
         with self._lock:
             self._checkpoint = checkpoint
             self._checkpoint_seconds = seconds
@@ -147,10 +164,10 @@ class StatusBoard:
                 warnings=list(self._warnings),
             )
 
-    def counters(self) -> dict[str, float]:
+    def totals(self) -> Totals:
         """What only the metrics endpoint shows."""
         with self._lock:
-            return {"tokens_total": self._tokens_total, "checkpoint_seconds": self._checkpoint_seconds}
+            return Totals(self._steps_total, self._tokens_total, dict(self._phase_totals), self._checkpoint_seconds)
 
     def termination_fields(self) -> dict[str, Any]:
         """The fields of the last words that the board knows."""
