@@ -13,6 +13,7 @@ class ConditionType(StrEnum):
     """`status.conditions[].type`."""
 
     ACCEPTED = "Accepted"
+    QUOTA_RESERVED = "QuotaReserved"
     PODS_READY = "PodsReady"
     RUNNING = "Running"
     PROGRESSING = "Progressing"
@@ -27,6 +28,7 @@ class Phase(StrEnum):
     """`status.phase`: one word for people."""
 
     PENDING = "Pending"
+    QUEUED = "Queued"
     STARTING = "Starting"
     RUNNING = "Running"
     RESTARTING = "Restarting"
@@ -48,12 +50,18 @@ class Reason(StrEnum):
     PODS_RUNNING = "PodsRunning"
     TRAINING = "Training"
     BACKING_OFF = "BackingOff"
+    WAITING_FOR_QUOTA = "WaitingForQuota"
+    QUOTA_RESERVED = "QuotaReserved"
     SUSPENDED_BY_USER = "SuspendedByUser"
+    SUSPENDED_BY_RULE = "SuspendedByRule"
     RESUMED = "Resumed"
     CHECKPOINT_SAVED = "CheckpointSaved"
     NO_CHECKPOINT = "NoCheckpoint"
     COMPLETED = "Completed"
     DEADLINE_EXCEEDED = "DeadlineExceeded"
+    CHECKPOINT_DAMAGED = "CheckpointDamaged"
+    GRACE_PERIOD_TOO_SHORT = "GracePeriodTooShort"
+    NODE_EXCLUDED = "NodeExcluded"
     TRAINER_WARNING = "TrainerWarning"
     # why pods do not start
     UNSCHEDULABLE = "Unschedulable"
@@ -98,6 +106,8 @@ class Reason(StrEnum):
     LOST_PEER = "LostPeer"
     INFRASTRUCTURE_ERROR = "InfrastructureError"
     STALLED = "Stalled"
+    FIRST_STEP_TIMEOUT = "FirstStepTimeout"
+    PENDING_TIMEOUT = "PendingTimeout"
     STOPPED_SAVED = "StoppedSaved"
     STOPPED_NOT_SAVED = "StoppedNotSaved"
     POD_DELETED = "PodDeleted"
@@ -108,6 +118,12 @@ class Reason(StrEnum):
     UNKNOWN_EXIT = "UnknownExit"
 
 
+ATTEMPT_ENDS: tuple[Reason, ...] = (
+    Reason.CONTAINER_CONFIG_ERROR,
+    *list(Reason)[list(Reason).index(Reason.CONFIG_ERROR) :],
+)
+"""Why an attempt may have ended: the last section of the list, and what a pod may also wait for."""
+
 REASONS: dict[Reason, str] = {
     Reason.ACCEPTED: "The spec is valid, the runtime exists, and the snapshot of both is stored.",
     Reason.SPEC_INVALID: "The spec breaks a rule; the message names the field.",
@@ -117,12 +133,18 @@ REASONS: dict[Reason, str] = {
     Reason.PODS_RUNNING: "All pods of the attempt run.",
     Reason.TRAINING: "The trainer reports steps.",
     Reason.BACKING_OFF: "The last attempt failed; the next starts after the backoff.",
+    Reason.WAITING_FOR_QUOTA: "The pods wait until Kueue admits them.",
+    Reason.QUOTA_RESERVED: "Kueue has admitted the pods.",
     Reason.SUSPENDED_BY_USER: "spec.runPolicy.suspend is true.",
+    Reason.SUSPENDED_BY_RULE: "A rule of runPolicy.restartRules suspended the job; spec.runPolicy.suspend false resumes it.",
     Reason.RESUMED: "spec.runPolicy.suspend went back to false.",
     Reason.CHECKPOINT_SAVED: "A verified checkpoint exists.",
     Reason.NO_CHECKPOINT: "No verified checkpoint exists yet.",
     Reason.COMPLETED: "The trainer finished and wrote the model.",
     Reason.DEADLINE_EXCEEDED: "The run took longer than runPolicy.activeDeadlineSeconds.",
+    Reason.CHECKPOINT_DAMAGED: "A checkpoint does not match its manifest; the run goes on from the one before. Only an event.",
+    Reason.GRACE_PERIOD_TOO_SHORT: "Saving a checkpoint takes longer than runPolicy.terminationGracePeriodSeconds allows. Only an event.",
+    Reason.NODE_EXCLUDED: "The next attempts avoid a node, which is in status.excludedNodes. Only an event.",
     Reason.TRAINER_WARNING: "The trainer goes on and the user should know why that deserves a look; only an event.",
     Reason.UNSCHEDULABLE: "No node fits; the message says which resource is short.",
     Reason.IMAGE_PULL_FAILED: "The image cannot be pulled.",
@@ -164,6 +186,8 @@ REASONS: dict[Reason, str] = {
     Reason.LOST_PEER: "Exit code 75: a rank lost its connection to another one whose pod shows no cause.",
     Reason.INFRASTRUCTURE_ERROR: "Exit code 75: another failure outside the job, such as an unreachable store.",
     Reason.STALLED: "The run did no step for its deadline; the message says where the trainer hangs.",
+    Reason.FIRST_STEP_TIMEOUT: "The pods ran longer than runPolicy.firstStepDeadlineSeconds without a first step.",
+    Reason.PENDING_TIMEOUT: "Pods held nodes for runPolicy.pendingTimeoutSeconds and not all of them ran.",
     Reason.STOPPED_SAVED: "Exit code 85: stopped on request after saving a checkpoint.",
     Reason.STOPPED_NOT_SAVED: "Exit code 86: stopped on request, the checkpoint could not be saved.",
     Reason.POD_DELETED: "A pod of the attempt was deleted from outside.",

@@ -9,7 +9,9 @@ from plumbline_api.base import ApiModel
 from plumbline_api.guardrails import Guardrail
 from plumbline_api.methods.optimization import OptimizerChoice, PeftChoice, ScheduleChoice
 from plumbline_api.rules import Rule, field, has
-from plumbline_api.running import Checkpoint, Evaluation, Resources, RunPolicy, RuntimeRef, Scheduling, Training
+from plumbline_api.run_policy import RunPolicy
+from plumbline_api.running import Checkpoint, Evaluation, Resources, RuntimeRef, Training
+from plumbline_api.scheduling import Scheduling
 from plumbline_api.sources import Data, Model, Output, Reference
 
 MAX_JOB_NAME = 40
@@ -44,6 +46,8 @@ JOB_NAME_RULES = (
         path="metadata.name",
     ),
 )
+
+MANAGED_BY_OPERATOR = "plumbline.dev/operator"
 
 MUTABLE_SPEC_FIELDS = ("runPolicy", "scheduling")
 """Blocks of the spec that may change after creation; a change anywhere else is refused."""
@@ -127,3 +131,10 @@ class JobSpec(ApiModel):
         default_factory=Scheduling, description="Where the pods may run and how important they are."
     )
     resources: Resources = Field(default_factory=Resources, description="What each pod of the job gets.")
+    managed_by: str = Field(
+        MANAGED_BY_OPERATOR,
+        min_length=1,
+        max_length=63,
+        pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$",
+        description="Who runs the job. With any other value the operator leaves the job alone and writes nothing to it, so that a controller such as Kueue's MultiKueue (`kueue.x-k8s.io/multikueue`) can run it elsewhere and mirror its status.",
+    )

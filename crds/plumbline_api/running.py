@@ -1,4 +1,4 @@
-"""How a job is trained, saved, scheduled and restarted: the blocks that both kinds of job share."""
+"""How a job is trained, evaluated and saved, and what its pods get: blocks that both kinds of job share."""
 
 from __future__ import annotations
 
@@ -27,8 +27,6 @@ Quantity = Annotated[
     BeforeValidator(_as_text),
 ]
 """A Kubernetes quantity such as 500m, 2 or 8Gi; an integer may stand without quotes."""
-
-LabelText = Annotated[str, Field(max_length=317)]
 
 
 class Training(ApiModel):
@@ -123,110 +121,18 @@ class Checkpoint(ApiModel):
         description="Save when the last checkpoint is older than this; 0 switches this off. A checkpoint is also written on SIGTERM and at the end.",
     )
     keep: int = Field(2, ge=1, le=1000, description="Number of newest verified checkpoints that are kept.")
+    keep_within_seconds: int = Field(
+        0,
+        ge=0,
+        le=315_360_000,
+        description="Older ones are kept as well until they are this old; 0 keeps only the newest ones. A folder cannot be emptied by its age: the newest `keep` always stay.",
+    )
     best: BestCheckpoint | None = Field(
         None,
         description="Also keep the checkpoint with the best held-out value; it is saved right after its evaluation.",
     )
     volume: OutputVolume | None = Field(
         None, description="Volume and folder for checkpoints; default: `checkpoints` below the output folder."
-    )
-
-
-class Backoff(ApiModel):
-    """Waiting time before a failed attempt is repeated."""
-
-    rules: ClassVar = (
-        Rule(
-            field("initialSeconds") <= field("maxSeconds"),
-            "initialSeconds must not be above maxSeconds",
-            path="initialSeconds",
-        ),
-    )
-
-    initial_seconds: int = Field(
-        10, ge=0, le=3600, description="Before the first retry; doubles with every further one."
-    )
-    max_seconds: int = Field(360, ge=0, le=86_400, description="Longest wait.")
-
-
-class RunPolicy(ApiModel):
-    """The life of the run: suspension, deadlines, retries, clean-up. May be changed while the job runs, except the grace period."""
-
-    @classmethod
-    def fixed_fields(cls) -> tuple[str, ...]:
-        return ("terminationGracePeriodSeconds",)
-
-    suspend: bool = Field(False, description="Stop the pods after saving a checkpoint; false again resumes from it.")
-    active_deadline_seconds: int | None = Field(
-        None,
-        ge=1,
-        le=315_360_000,
-        description="The job fails when its pods have run longer than this in total; suspended time does not count.",
-    )
-    ttl_seconds_after_finished: int | None = Field(
-        None,
-        ge=0,
-        le=315_360_000,
-        description="The job is deleted so many seconds after it finished; its output stays.",
-    )
-    backoff_limit: int = Field(
-        3,
-        ge=0,
-        le=1000,
-        description="Failed attempts that are repeated before the job fails. Stops on request, evictions and preemptions do not count.",
-    )
-    backoff: Backoff = Field(default_factory=Backoff, description="Waiting time before a failed attempt is repeated.")
-    termination_grace_period_seconds: int = Field(
-        120,
-        ge=5,
-        le=86_400,
-        description="Time between SIGTERM and SIGKILL; must suffice to finish a micro-batch and save a checkpoint.",
-    )
-
-
-class Toleration(ApiModel):
-    """A toleration of the pods, as in core Kubernetes."""
-
-    rules: ClassVar = (
-        Rule(
-            (~has("value")).unless(field("operator").equals("Equal")),
-            "value must not be set with operator Exists, which tolerates every value",
-            path="value",
-        ),
-        Rule(
-            field("operator").equals("Exists").unless(has("key")),
-            "key must be set unless operator is Exists, which then tolerates every taint",
-            path="key",
-        ),
-        Rule(
-            (has("effect") & field("effect").equals("NoExecute")).when(has("tolerationSeconds")),
-            "tolerationSeconds needs effect NoExecute: other effects never remove a pod",
-            path="tolerationSeconds",
-        ),
-    )
-
-    key: str | None = Field(None, max_length=317, description="Taint key; empty with operator Exists tolerates all.")
-    operator: Literal["Exists", "Equal"] = Field("Equal", description="How key and value are compared.")
-    value: str | None = Field(None, max_length=63, description="Taint value.")
-    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
-        None, description="Taint effect; default: all."
-    )
-    toleration_seconds: int | None = Field(
-        None, ge=0, le=315_360_000, description="How long a NoExecute taint is tolerated."
-    )
-
-
-class Scheduling(ApiModel):
-    """Where the pods may run and how important they are."""
-
-    priority_class_name: str | None = Field(
-        None, min_length=1, max_length=253, pattern=SUBDOMAIN_NAME, description="PriorityClass of the pods."
-    )
-    node_selector: dict[LabelText, Annotated[str, Field(max_length=63)]] | None = Field(
-        None, max_length=32, description="Labels that a node must have; added to the runtime's."
-    )
-    tolerations: list[Toleration] | None = Field(
-        None, max_length=32, description="Tolerations; added to the runtime's."
     )
 
 

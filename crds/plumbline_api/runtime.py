@@ -10,7 +10,8 @@ from plumbline_api.base import ApiModel
 from plumbline_api.job import ObjectMeta
 from plumbline_api.locations import SUBDOMAIN_NAME
 from plumbline_api.rules import Rule, field, has
-from plumbline_api.running import LabelText, Quantity, Toleration
+from plumbline_api.running import Quantity
+from plumbline_api.scheduling import LabelText, Toleration
 
 Label = Annotated[str, Field(max_length=63)]
 

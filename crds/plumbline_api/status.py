@@ -52,6 +52,10 @@ class CheckpointStatus(ApiModel):
     digest: str = Field(max_length=128, description="Digest of its manifest.")
     verified: bool = Field(description="Whether every file's digest matched.")
     healthy: bool | None = Field(None, description="Whether no guardrail was broken when it was taken.")
+    size_bytes: int | None = Field(None, ge=0, description="Size of its files.")
+    save_seconds: float | None = Field(
+        None, ge=0, description="How long writing it took; absent when another attempt wrote it."
+    )
 
 
 class BestCheckpointStatus(ApiModel):
@@ -72,6 +76,7 @@ class Attempt(ApiModel):
     running_time: datetime | None = Field(None, description="When all its pods ran.")
     end_time: datetime | None = Field(None, description="When it ended.")
     reason: str = Field("", max_length=63, description="Why it ended.")
+    node: str = Field("", max_length=253, description="Node of the pod that ended it.")
     exit_code: int | None = Field(None, description="Exit code of the pod that ended it.")
     from_step: int | None = Field(None, ge=0, description="Step that it continued from.")
     to_step: int | None = Field(None, ge=0, description="Last step that it reported.")
@@ -92,6 +97,15 @@ class Failure(ApiModel):
     time: datetime = Field(description="When it failed.")
 
 
+class ExcludedNode(ApiModel):
+    """A node that the next attempts avoid."""
+
+    name: str = Field(min_length=1, max_length=253, description="Name of the node.")
+    reason: str = Field(min_length=1, max_length=63, description="Why the last attempt there ended.")
+    attempt: int = Field(ge=1, description="The last attempt that was lost there.")
+    until: datetime = Field(description="When it is no longer avoided.")
+
+
 class SignalHealth(ApiModel):
     """A guardrail and what it measures now."""
 
@@ -100,7 +114,9 @@ class SignalHealth(ApiModel):
     value: float | None = Field(None, description="What is measured; absent until the window is full.")
     bound: float | None = Field(None, description="What it is compared with; absent for notFinite.")
     window_steps: int | None = Field(None, ge=1, description="Steps over which it is taken; absent for notFinite.")
-    broken_since: int | None = Field(None, ge=0, description="Step at which it went beyond its bound; absent otherwise.")
+    broken_since: int | None = Field(
+        None, ge=0, description="Step at which it went beyond its bound; absent otherwise."
+    )
 
 
 class RollbackStatus(ApiModel):
@@ -297,6 +313,15 @@ class JobStatus(ApiModel):
         max_length=5,
         description="The last five attempts.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["number"]},
+    )
+    excluded_nodes: list[ExcludedNode] = Field(
+        default_factory=list,
+        max_length=16,
+        description="Nodes that the next attempts avoid.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
+    save_seconds: float | None = Field(
+        None, ge=0, description="The longest that saving a checkpoint took so far, from which the grace period follows."
     )
     last_failure: Failure | None = Field(None, description="The last failure, kept after its pod is gone.")
     usage: Usage | None = Field(None, description="What the job cost so far, and where its time went.")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from plumbline_api.contract import ATTEMPT_VARIABLE, PORT, RENDEZVOUS_PORT
-from plumbline_api.running import Scheduling
+from plumbline_api.scheduling import Scheduling
 from plumbline_operator.model import Manifest
 from plumbline_operator.pods import TRAINER_CONTAINER
 from plumbline_operator.resources import (

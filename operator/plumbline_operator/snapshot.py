@@ -33,8 +33,8 @@ CONFIG_KEY, POD_KEY, RUN_KEY = "config.json", "pod.json", "run.json"
 RUN_AS = 65532
 """User and group of the containers: the conventional `nonroot` of distroless images."""
 
-NODE_FAILURE_TOLERATION_SECONDS = 30
-"""How long a pod stays on a node that does not answer; Kubernetes would wait 300 s before the job may go on."""
+GRACE_PERIOD_SECONDS = 120
+"""Between SIGTERM and SIGKILL, where neither the spec nor a measured time to save says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def _pod_template(job_name: str, spec: Spec, runtime: TrainerRuntimeSpec, mounts
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": spec.run_policy.termination_grace_period_seconds,
+        "terminationGracePeriodSeconds": spec.run_policy.termination_grace_period_seconds or GRACE_PERIOD_SECONDS,
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": RUN_AS,
@@ -185,18 +185,7 @@ def _pod_template(job_name: str, spec: Spec, runtime: TrainerRuntimeSpec, mounts
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "tolerations": [
-            *(toleration.to_document() for toleration in runtime.tolerations),
-            *(
-                {
-                    "key": f"node.kubernetes.io/{taint}",
-                    "operator": "Exists",
-                    "effect": "NoExecute",
-                    "tolerationSeconds": NODE_FAILURE_TOLERATION_SECONDS,
-                }
-                for taint in ("not-ready", "unreachable")
-            ),
-        ],
+        "tolerations": [toleration.to_document() for toleration in runtime.tolerations],
         "initContainers": [preflight],
         "containers": [trainer],
         "volumes": volumes,

@@ -186,6 +186,21 @@ BAD_SPECS = (
         "spec.optimizer.adamw.learningRate",
         "2 is above the maximum of 1",
     ),
+    BadSpec(
+        "longer-trace-that-is-shorter",
+        PREF,
+        {"spec.data.pairing": {"solutionRounds": {"minLengthRatio": 0.5}}},
+        "spec.data.pairing.solutionRounds.minLengthRatio",
+        "0.5 must be at least 1",
+    ),
+    BadSpec(
+        "pattern-of-solutions-that-is-none",
+        PREF,
+        {"spec.data.pairing": {"solutionRounds": {"pattern": "("}}},
+        "spec.data.pairing.solutionRounds.pattern",
+        "'(' is not a regular expression: missing ), unterminated subpattern at position 0",
+        "code",
+    ),
     BadSpec("beta-of-zero", PREF, {"spec.objective.dpo.beta": 0}, "spec.objective.dpo.beta", "0 must be above 0"),
     BadSpec(
         "momentum-of-one",
@@ -406,6 +421,85 @@ BAD_SPECS = (
         "spec.scheduling.tolerations[0].tolerationSeconds",
         "tolerationSeconds needs effect NoExecute: other effects never remove a pod",
         "rule",
+    ),
+    BadSpec(
+        "restart-rule-that-matches-nothing",
+        PREF,
+        {"spec.runPolicy.restartRules": [{"match": {}, "action": "Fail"}]},
+        "spec.runPolicy.restartRules[0].match",
+        "at least one of exitCodes, reasons, roles and messages must be set",
+        "rule",
+    ),
+    BadSpec(
+        "restart-of-a-role-that-is-not-named",
+        RLVR,
+        {"spec.runPolicy.restartRules": [{"match": {"exitCodes": [75]}, "action": "RestartRole"}]},
+        "spec.runPolicy.restartRules[0].match.roles",
+        "action RestartRole needs match.roles: it restarts the pods of the roles that the rule names",
+        "rule",
+    ),
+    BadSpec(
+        "a-rule-that-fails-and-counts",
+        PREF,
+        {
+            "spec.runPolicy.restartRules": [
+                {"match": {"exitCodes": [75]}, "action": "RestartJob", "countsTowardsLimit": False},
+                {"match": {"exitCodes": [70]}, "action": "Fail", "countsTowardsLimit": True},
+            ]
+        },
+        "spec.runPolicy.restartRules[1].countsTowardsLimit",
+        "countsTowardsLimit needs action RestartJob or RestartRole: what is ignored, fails or is suspended never counts",
+        "rule",
+    ),
+    BadSpec(
+        "a-rule-about-success",
+        PREF,
+        {"spec.runPolicy.restartRules": [{"match": {"exitCodes": [0]}, "action": "Fail"}]},
+        "spec.runPolicy.restartRules[0].match.exitCodes[0]",
+        "0 is below the minimum of 1",
+    ),
+    BadSpec(
+        "a-rule-about-a-role-that-does-not-exist",
+        PREF,
+        {"spec.runPolicy.restartRules": [{"match": {"roles": ["rollout"]}, "action": "RestartRole"}]},
+        "spec.runPolicy.restartRules[0].match.roles[0]",
+        '"rollout" is not one of trainer',
+    ),
+    BadSpec(
+        "a-rule-about-any-text",
+        PREF,
+        {"spec.runPolicy.restartRules": [{"match": {"messages": ["**"]}, "action": "Ignore"}]},
+        "spec.runPolicy.restartRules[0].match.messages[0]",
+        '"**" does not match ^[^\\n]*[^*\\n][^\\n]*$',
+    ),
+    BadSpec(
+        "a-rule-about-a-reason-that-ends-nothing",
+        PREF,
+        {"spec.runPolicy.restartRules": [{"match": {"reasons": ["Training"]}, "action": "Fail"}]},
+        "spec.runPolicy.restartRules[0].match.reasons[0]",
+        "Training is not a reason for which an attempt ends; docs/operations.md lists them",
+    ),
+    BadSpec(
+        "a-node-excluded-for-no-time",
+        PREF,
+        {"spec.runPolicy.nodeExclusion": {"seconds": 0}},
+        "spec.runPolicy.nodeExclusion.seconds",
+        "0 is below the minimum of 60",
+    ),
+    BadSpec(
+        "a-place-in-no-queue",
+        PREF,
+        {"spec.scheduling.workloadPriorityClassName": "research"},
+        "spec.scheduling.workloadPriorityClassName",
+        "workloadPriorityClassName needs queue: it orders the jobs that wait in queues",
+        "rule",
+    ),
+    BadSpec(
+        "managed-by-nobody-in-particular",
+        PREF,
+        {"spec.managedBy": "somebody"},
+        "spec.managedBy",
+        '"somebody" does not match ^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$',
     ),
     # rules of methods
     BadSpec(
@@ -936,6 +1030,13 @@ BAD_UPDATES = (
         "change-the-runtime", RLVR, {"spec.runtimeRef.name": "torch-gpu"}, "spec.runtimeRef", _fixed("runtimeRef")
     ),
     BadUpdate(
+        "change-who-runs-the-job",
+        PREF,
+        {"spec.managedBy": "kueue.x-k8s.io/multikueue"},
+        "spec.managedBy",
+        _fixed("managedBy"),
+    ),
+    BadUpdate(
         "change-the-grace-period",
         PREF,
         {"spec.runPolicy.terminationGracePeriodSeconds": 60},
@@ -950,5 +1051,10 @@ GOOD_UPDATES: dict[str, tuple[str, Patch]] = {
     "set-a-time-to-live": (RLVR, {"spec.runPolicy.ttlSecondsAfterFinished": 60}),
     "retry-more-often": (PREF, {"spec.runPolicy.backoffLimit": 9, "spec.runPolicy.backoff.maxSeconds": 30}),
     "change-the-priority": (PREF, {"spec.scheduling.priorityClassName": "low"}),
+    "change-the-restart-rules": (
+        RLVR,
+        {"spec.runPolicy.restartRules": [{"match": {"messages": ["NCCL*timeout"]}, "action": "Ignore"}]},
+    ),
+    "change-the-queue": (PREF, {"spec.scheduling.queue": "research"}),
     "tolerate": (PREF, {"spec.scheduling.tolerations": [{"operator": "Exists"}]}),
 }

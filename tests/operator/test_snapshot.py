@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from plumbline_api.contract import TrainerConfig
-from plumbline_api.running import Scheduling
+from plumbline_api.scheduling import Scheduling
 from plumbline_operator.children import pod_manifest, service_manifest
 from plumbline_operator.decide.acceptance import accept
 from plumbline_operator.model import Observed

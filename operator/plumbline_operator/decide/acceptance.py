@@ -9,8 +9,9 @@ from plumbline_api import API_VERSION
 from plumbline_api.base import ApiModel
 from plumbline_api.conditions import Reason
 from plumbline_api.messages import InvalidSpec, changed_fixed_fields, validate
-from plumbline_api.running import RunPolicy, Scheduling
+from plumbline_api.run_policy import RunPolicy
 from plumbline_api.runtime import TrainerRuntimeSpec
+from plumbline_api.scheduling import Scheduling
 from plumbline_operator.children import snapshot_manifest
 from plumbline_operator.model import Manifest, Observed
 from plumbline_operator.resources import JOB_MODELS, RUNTIME_MODELS

@@ -8,9 +8,9 @@ from datetime import datetime, timedelta
 
 from plumbline_api.conditions import Reason
 from plumbline_api.contract import TerminationMessage
-from plumbline_api.running import RunPolicy
+from plumbline_api.run_policy import RunPolicy
 from plumbline_api.status import Attempt, Failure
-from plumbline_operator.decide.diagnosis import Finding, Rank, diagnose_gang, last_words
+from plumbline_operator.decide.diagnosis import Evidence, Finding, Rank, diagnose_gang, last_words
 from plumbline_operator.model import Delete, Observed
 from plumbline_operator.pods import PodView
 from plumbline_operator.resources import PODS, TRAINER_ROLE
@@ -78,7 +78,7 @@ def cause_of_end(gang: Gang, observed: Observed) -> Finding | None:
     A pod that never ran and is missing is only not there yet: it is created (again). Once all pods ran, a missing pod
     was deleted.
     """
-    finding = diagnose_gang(list(gang.pods), observed.nodes)
+    finding = diagnose_gang(gang.pods, Evidence.of(observed))
     if finding is None and gang.attempt.running_time is not None and gang.missing:
         return Finding(
             reason=Reason.POD_DELETED,

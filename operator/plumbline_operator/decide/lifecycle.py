@@ -19,7 +19,7 @@ from datetime import datetime, timedelta
 
 from plumbline_api.conditions import ConditionType, Phase, Reason
 from plumbline_api.contract import EXIT_REASONS, ExitCode, StatusReport
-from plumbline_api.running import RunPolicy
+from plumbline_api.run_policy import RunPolicy
 from plumbline_api.status import Attempt, JobStatus, SnapshotStatus
 from plumbline_operator.children import pod_manifest, service_manifest
 from plumbline_operator.decide import usage
@@ -36,7 +36,7 @@ from plumbline_operator.decide.attempts import (
     unfinished,
 )
 from plumbline_operator.decide.conditions import Status, condition_of, holds, is_terminal
-from plumbline_operator.decide.diagnosis import Finding, Rank
+from plumbline_operator.decide.diagnosis import Finding, Rank, seconds_to_settle
 from plumbline_operator.decide.draft import Draft, read_status
 from plumbline_operator.decide.pending import REFUSAL_REASONS, explain
 from plumbline_operator.decide.progress import is_training, merge_last_words, merge_report
@@ -182,7 +182,8 @@ class _Run:
         if left is not None and left <= 0:
             return self._deadline_exceeded(gang)
         if finding is not None:
-            return self._retry_or_fail(gang, finding)
+            settling = seconds_to_settle(finding, gang.pods, self.now)
+            return self._continue([], after=settling) if settling > 0 else self._retry_or_fail(gang, finding)
         return self._keep_going(gang, left)
 
     def _keep_going(self, gang: Gang, deadline_left: float | None) -> Decision:
