@@ -19,7 +19,7 @@ from plumbline_operator.departed import DepartedPods
 from plumbline_operator.health import HealthServer
 from plumbline_operator.login import NoLogin, load_configuration
 from plumbline_operator.logs import configure_logs
-from plumbline_operator.metrics import OperatorMetrics, WatchActivity, build_version
+from plumbline_operator.metrics import MOST_JOBS, OperatorMetrics, WatchActivity, build_version
 from plumbline_operator.queue import WorkQueue
 from plumbline_operator.reconcile import Reconciler
 from plumbline_operator.registry import JobRegistry
@@ -46,6 +46,13 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     parser.add_argument("--workers", type=int, default=4, help="jobs reconciled at the same time (default: 4)")
     parser.add_argument("--metrics-port", type=int, default=8080, help="port of /metrics (default: 8080)")
+    parser.add_argument(
+        "--metrics-jobs",
+        type=int,
+        default=MOST_JOBS,
+        metavar="N",
+        help=f"most jobs with series of their own on /metrics (default: {MOST_JOBS})",
+    )
     parser.add_argument("--health-port", type=int, default=8081, help="port of /healthz and /readyz (default: 8081)")
     parser.add_argument(
         "--status-via",
@@ -82,7 +89,7 @@ async def run(options: argparse.Namespace) -> None:
     configuration = await load_configuration(options.kubeconfig)
     jobs, activity, queue = JobRegistry(), WatchActivity(), WorkQueue[JobKey](expected=UNREACHABLE)
     departed = DepartedPods()
-    metrics = OperatorMetrics(jobs, queue, activity)
+    metrics = OperatorMetrics(jobs, queue, activity, options.metrics_jobs)
     api = Api(configuration, metrics.requested)
     puller = StatusPuller(
         api,
@@ -94,6 +101,7 @@ async def run(options: argparse.Namespace) -> None:
     reconciler = Reconciler(api, queue, jobs, puller, departed, metrics, progress_interval=options.progress_interval)
     watcher = Watcher(queue, jobs, departed, activity)
     audit = Audit(api, AUDITED, options.namespace, watcher.concern, watcher.notice_gone)
+    metrics.show_silent([*(resource.plural for resource in AUDITED), "audit"], audit.silent)
     watching = asyncio.Event()
     # Until kopf takes the signal over; the first process of a container has no default action for it.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, starting.cancel)

@@ -88,7 +88,7 @@ class Audit:
         dead = [
             resource.plural
             for resource, stream in self._streams.items()
-            if any(now - since > TOLERATED_SECONDS for since in stream.behind_since.values())
+            if any(now - since > TOLERATED_SECONDS for since in list(stream.behind_since.values()))
         ]
         blind = self._last_sound is not None and now - self._last_sound > BLIND_SECONDS
         return [*dead, "audit"] if blind else dead

@@ -1,21 +1,89 @@
-"""Metrics of the operator. Jobs are counted when they are scraped, so a deleted job leaves no series behind."""
+"""Metrics of the operator. Jobs are read off the registry at each scrape, so a deleted job leaves no series behind."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections import Counter as Tally
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, start_http_server
-from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from plumbline_api.conditions import Phase
+from plumbline_operator.job_metrics import JOB_FAMILIES, Family, samples, shown_jobs
 from plumbline_operator.queue import WorkQueue
 from plumbline_operator.registry import JobRegistry
 from plumbline_operator.resources import JOBS, JobKey
 
 DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+MOST_JOBS = 1000
+"""Jobs with series of their own: about 25 each. Sums over all jobs do not depend on it."""
+
+RECONCILE_SECONDS = Family(
+    "plumbline_operator_reconcile_duration_seconds",
+    "Duration of a reconciliation, requests included.",
+    ("kind",),
+    "histogram",
+)
+RECONCILES = Family(
+    "plumbline_operator_reconcile",
+    "Reconciliations. settled: nothing is left to do now; gone: the job was deleted; unsettled: still something to do"
+    " after eight rounds; error: comes back after its backoff.",
+    ("kind", "result"),
+    "counter",
+)
+API_REQUESTS = Family(
+    "plumbline_operator_api_requests",
+    "Requests to the API server; code error when there was no answer.",
+    ("verb", "resource", "code"),
+    "counter",
+)
+API_SECONDS = Family(
+    "plumbline_operator_api_request_duration_seconds", "Duration of requests to the API server.", ("verb",), "histogram"
+)
+JOB_COUNT = Family("plumbline_operator_jobs", "All jobs; every phase has a series.", ("kind", "phase"))
+GPU_COUNT = Family(
+    "plumbline_operator_gpus", "GPUs that all jobs ask for; every phase has a series.", ("kind", "phase")
+)
+HIDDEN_JOBS = Family(
+    "plumbline_operator_jobs_without_series", "Jobs beyond the limit of --metrics-jobs; those that ended first."
+)
+QUEUE_DEPTH = Family("plumbline_operator_queue_depth", "Keys that wait for a worker.")
+QUEUE_WORKING = Family("plumbline_operator_queue_working", "Keys that a worker has.")
+QUEUE_SCHEDULED = Family(
+    "plumbline_operator_queue_scheduled", "Keys that are due later: backoff, deadlines, time to live."
+)
+WATCH_AGE = Family(
+    "plumbline_operator_watch_age_seconds",
+    "Time since the last event of a watched resource. It grows on a quiet cluster, so do not alert on it.",
+    ("resource",),
+)
+WATCH_SILENT = Family(
+    "plumbline_operator_watch_silent",
+    "1 for a watch stream that has not delivered what the API server holds, or an audit that finds out nothing; then"
+    " the liveness probe fails as well.",
+    ("resource",),
+)
+BUILD = Family("plumbline_operator_build_info", "Always 1; the version is in its label.", ("version",))
+
+OPERATOR_FAMILIES = (
+    JOB_COUNT,
+    GPU_COUNT,
+    HIDDEN_JOBS,
+    RECONCILES,
+    RECONCILE_SECONDS,
+    QUEUE_DEPTH,
+    QUEUE_WORKING,
+    QUEUE_SCHEDULED,
+    API_REQUESTS,
+    API_SECONDS,
+    WATCH_AGE,
+    WATCH_SILENT,
+    BUILD,
+)
 
 
 class WatchActivity:
@@ -36,36 +104,18 @@ class WatchActivity:
 class OperatorMetrics:
     """What `/metrics` shows."""
 
-    def __init__(self, jobs: JobRegistry, queue: WorkQueue[JobKey], watches: WatchActivity) -> None:
+    def __init__(
+        self, jobs: JobRegistry, queue: WorkQueue[JobKey], watches: WatchActivity, most_jobs: int = MOST_JOBS
+    ) -> None:
+        """At most `most_jobs` jobs get series of their own."""
         disable_created_metrics()  # a gauge of creation times beside each counter, which nobody asked for
         self.registry = CollectorRegistry()
-        self._reconcile_seconds = Histogram(
-            "plumbline_operator_reconcile_duration_seconds",
-            "Duration of one reconciliation.",
-            ["kind"],
-            buckets=DURATION_BUCKETS,
-            registry=self.registry,
-        )
-        self._reconciles = Counter(
-            "plumbline_operator_reconcile",
-            "Reconciliations, by kind and result: settled, gone, unsettled or error.",
-            ["kind", "result"],
-            registry=self.registry,
-        )
-        self._requests = Counter(
-            "plumbline_operator_api_requests",
-            "Requests to the API server, by verb, resource and status code.",
-            ["verb", "resource", "code"],
-            registry=self.registry,
-        )
-        self._request_seconds = Histogram(
-            "plumbline_operator_api_request_duration_seconds",
-            "Duration of requests to the API server, by verb.",
-            ["verb"],
-            buckets=DURATION_BUCKETS,
-            registry=self.registry,
-        )
-        self.registry.register(_StateCollector(jobs, queue, watches))
+        self._reconcile_seconds = self._histogram(RECONCILE_SECONDS)
+        self._reconciles = self._counter(RECONCILES)
+        self._requests = self._counter(API_REQUESTS)
+        self._request_seconds = self._histogram(API_SECONDS)
+        self._state = _StateCollector(jobs, queue, watches, most_jobs)
+        self.registry.register(self._state)
 
     def reconciled(self, kind: str, result: str, seconds: float) -> None:
         self._reconcile_seconds.labels(kind).observe(seconds)
@@ -75,48 +125,71 @@ class OperatorMetrics:
         self._requests.labels(verb, resource, code).inc()
         self._request_seconds.labels(verb).observe(seconds)
 
+    def show_silent(self, streams: Sequence[str], silent: Callable[[], list[str]]) -> None:
+        """From now on each of `streams` has a series that is 1 while `silent` names it."""
+        self._state.streams, self._state.silent = tuple(streams), silent
+
     def serve(self, port: int) -> None:
         """Serves `/metrics` from a thread; a scrape does not wait for the event loop, nor the loop for a scrape."""
         start_http_server(port, registry=self.registry)
+
+    def _counter(self, family: Family) -> Counter:
+        return Counter(family.name, family.documentation, family.labels, registry=self.registry)
+
+    def _histogram(self, family: Family) -> Histogram:
+        return Histogram(
+            family.name, family.documentation, family.labels, buckets=DURATION_BUCKETS, registry=self.registry
+        )
 
 
 class _StateCollector(Collector):
     """What is read off the operator's state at scrape time."""
 
-    def __init__(self, jobs: JobRegistry, queue: WorkQueue[JobKey], watches: WatchActivity) -> None:
+    def __init__(self, jobs: JobRegistry, queue: WorkQueue[JobKey], watches: WatchActivity, most_jobs: int) -> None:
         self._jobs = jobs
         self._queue = queue
         self._watches = watches
+        self._most_jobs = most_jobs
+        self.streams: tuple[str, ...] = ()
+        self.silent: Callable[[], list[str]] = list
 
     def collect(self) -> Iterator[Metric]:
-        jobs = GaugeMetricFamily("plumbline_operator_jobs", "Jobs, by kind and phase.", labels=["kind", "phase"])
+        yield from self._sums()
+        yield _gauge(QUEUE_DEPTH, {(): self._queue.depth})
+        yield _gauge(QUEUE_WORKING, {(): self._queue.working})
+        yield _gauge(QUEUE_SCHEDULED, {(): self._queue.scheduled})
+        yield _gauge(WATCH_AGE, {(plural,): age for plural, age in self._watches.ages().items()})
+        silent = self.silent()
+        yield _gauge(WATCH_SILENT, {(stream,): stream in silent for stream in self.streams})
+        yield _gauge(BUILD, {(build_version(),): 1})
+        yield from self._single_jobs()
+
+    def _sums(self) -> Iterator[Metric]:
         counts = self._jobs.phases()
-        for kind in JOBS:
-            for phase in Phase:
-                jobs.add_metric([kind, phase], counts.get((kind, phase), 0))
-        yield jobs
-        yield GaugeMetricFamily(
-            "plumbline_operator_queue_depth", "Keys that wait for a worker.", value=self._queue.depth
-        )
-        yield GaugeMetricFamily(
-            "plumbline_operator_queue_working", "Keys that a worker has.", value=self._queue.working
-        )
-        yield GaugeMetricFamily(
-            "plumbline_operator_queue_scheduled",
-            "Keys that are due later: backoff, deadlines, time to live.",
-            value=self._queue.scheduled,
-        )
-        ages = GaugeMetricFamily(
-            "plumbline_operator_watch_age_seconds",
-            "Time since the last event of a watched resource; grows on a quiet cluster.",
-            labels=["resource"],
-        )
-        for plural, age in self._watches.ages().items():
-            ages.add_metric([plural], age)
-        yield ages
-        build = InfoMetricFamily("plumbline_operator_build", "Version of the operator.")
-        build.add_metric([], {"version": build_version()})
-        yield build
+        gpus: Tally[tuple[str, str]] = Tally()
+        for key, figures in self._jobs.figures():
+            gpus[key.kind, figures.phase] += figures.gpus
+        pairs = [(kind, phase) for kind in JOBS for phase in Phase]
+        yield _gauge(JOB_COUNT, {pair: counts.get(pair, 0) for pair in pairs})
+        yield _gauge(GPU_COUNT, {pair: gpus.get(pair, 0) for pair in pairs})
+        yield _gauge(HIDDEN_JOBS, {(): max(0, len(self._jobs.figures()) - self._most_jobs)})
+
+    def _single_jobs(self) -> Iterator[Metric]:
+        shown = shown_jobs(self._jobs.figures(), self._most_jobs)
+        for family in JOB_FAMILIES:
+            made = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
+            metric = made(family.name, family.documentation, labels=family.labels)
+            for key, figures in shown:
+                for labels, value in samples(family, figures):
+                    metric.add_metric([*key, *labels], value)
+            yield metric
+
+
+def _gauge(family: Family, values: dict[tuple[str, ...], float]) -> Metric:
+    metric = GaugeMetricFamily(family.name, family.documentation, labels=family.labels)
+    for labels, value in values.items():
+        metric.add_metric(list(labels), float(value))
+    return metric
 
 
 def build_version() -> str:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from plumbline_api.conditions import Phase
+from plumbline_operator.job_metrics import JobFigures
 from plumbline_operator.resources import JOBS, JobKey
 
 RuntimeName = tuple[str, str | None, str]
@@ -18,6 +19,7 @@ class JobRegistry:
     def __init__(self) -> None:
         self._phases: dict[JobKey, str] = {}
         self._runtimes: dict[JobKey, RuntimeName] = {}
+        self._figures: dict[JobKey, JobFigures] = {}
 
     def __contains__(self, key: JobKey) -> bool:
         return key in self._phases
@@ -31,8 +33,17 @@ class JobRegistry:
     def names_runtime(self, key: JobKey, runtime: RuntimeName) -> None:
         self._runtimes[key] = runtime
 
+    def describe(self, key: JobKey, figures: JobFigures) -> None:
+        """What metrics show of the job, as its stored status has it."""
+        self._figures[key] = figures
+
+    def figures(self) -> list[tuple[JobKey, JobFigures]]:
+        """What metrics show of each job; a copy made in one step, for scrapes come from a thread of their own."""
+        return list(self._figures.items())
+
     def remove(self, key: JobKey) -> None:
         self._phases.pop(key, None)
+        self._figures.pop(key, None)
         self._runtimes.pop(key, None)
 
     def waiting_for(self, runtime: RuntimeName) -> Iterator[JobKey]:

@@ -16,6 +16,7 @@ from kubernetes.aio.client import Configuration
 
 from plumbline_operator.audit import Audit
 from plumbline_operator.departed import DepartedPods
+from plumbline_operator.job_metrics import figures_of
 from plumbline_operator.login import connection_info
 from plumbline_operator.metrics import WatchActivity
 from plumbline_operator.queue import WorkQueue
@@ -75,10 +76,11 @@ class Watcher:
                 self._queue.add(key)
 
     def know(self, resource: Resource, document: Mapping[str, Any]) -> None:
-        """Remember a job's phase and the runtime that it names."""
+        """Remember a job's phase, the runtime that it names, and what metrics show of it."""
         metadata = document["metadata"]
         key = JobKey(resource.kind, metadata["namespace"], metadata["name"])
         self._jobs.store(key, (document.get("status") or {}).get("phase") or "")
+        self._jobs.describe(key, figures_of(document))
         reference = (document.get("spec") or {}).get("runtimeRef")
         if isinstance(reference, Mapping) and reference.get("name"):
             kind = str(reference.get("kind", "ClusterTrainerRuntime"))
