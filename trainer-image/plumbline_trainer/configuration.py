@@ -17,7 +17,10 @@ from plumbline_trainer.failures import ConfigError
 
 JOB_KINDS: dict[str, type[PreferenceJob] | type[RLVRJob]] = {"PreferenceJob": PreferenceJob, "RLVRJob": RLVRJob}
 
-_NOT_PART_OF_THE_RUN = ("runtimeRef", "runPolicy", "scheduling", "resources", "checkpoint", "output", "evaluation")
+_NOT_PART_OF_THE_RUN = (
+    *("runtimeRef", "runPolicy", "scheduling", "resources"),
+    *("checkpoint", "output", "evaluation", "guardrails"),
+)
 """Blocks of the spec that may differ between two attempts at the same run: they change no number of the training."""
 
 _LOCATIONS = ("source", "configMap", "path")

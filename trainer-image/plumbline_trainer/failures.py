@@ -46,6 +46,24 @@ class Diverged(TrainerFailure):
     exit_code = ExitCode.DIVERGED
 
 
+class GuardrailFailed(Diverged):
+    """A guardrail with action Fail was broken, or the rollbacks of one are used up."""
+
+    @property
+    def reason(self) -> Reason:
+        return Reason.GUARDRAIL_FAILED
+
+
+class SuspendedByGuardrail(TrainerFailure):
+    """A guardrail with action Suspend was broken; the run is saved, and a person is to look."""
+
+    exit_code = ExitCode.STOPPED_SAVED
+
+    @property
+    def reason(self) -> Reason:
+        return Reason.SUSPENDED_BY_GUARDRAIL
+
+
 class RewardFunctionError(TrainerFailure):
     """A reward component failed more often than it may."""
 

@@ -9,21 +9,36 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
+from plumbline_api.guardrails import Guardrail
 from plumbline_api.running import Checkpoint, Evaluation
 from plumbline_api.status import BestCheckpointStatus, CheckpointStatus, MetricValue
 from plumbline_trainer.best import Best, better, restored
+from plumbline_trainer.checkpoint.rollbacks import (
+    Rollback,
+    RollbackJournal,
+    RolledBack,
+    learning_rate_factor,
+    protected,
+)
 from plumbline_trainer.checkpoint.store import CheckpointStore, Snapshot
 from plumbline_trainer.data.order import derive_seed
 from plumbline_trainer.distributed import Ranks
-from plumbline_trainer.failures import CheckpointUnreadable, ConfigError, Diverged
+from plumbline_trainer.failures import (
+    CheckpointUnreadable,
+    ConfigError,
+    Diverged,
+    GuardrailFailed,
+    SuspendedByGuardrail,
+)
 from plumbline_trainer.optimization.update import ParameterUpdate
 from plumbline_trainer.reporting.console import Console
+from plumbline_trainer.reporting.health import HealthMonitor, Verdict
 from plumbline_trainer.reporting.metrics import Metric, merge
 from plumbline_trainer.reporting.status import EVALUATION_PREFIX, StatusBoard, held_out_values
 from plumbline_trainer.tasks.task import Batch, Task
@@ -38,6 +53,18 @@ class Plan:
     checkpoint: Checkpoint
     identity: Mapping[str, Any] = field(default_factory=dict)
     """What must be the same for a checkpoint to belong to this run: dotted field -> value."""
+
+    uid: str = ""
+    """Unique id of the job: time that another one spent on a checkpoint is not this one's."""
+
+    guardrails: Sequence[Guardrail] = ()
+    """What is watched; see `effective_guardrails`."""
+
+    rollouts: bool = False
+    """Whether steps sample completions and are rewarded for them."""
+
+    rollbacks: Sequence[Rollback] = ()
+    """The rollbacks of the run so far."""
 
 
 @dataclass
@@ -87,6 +114,7 @@ class TrainingLoop:
         self._console = console
         self.step = 0
         self._task_state = task.state_dict()
+        self._monitor = HealthMonitor(plan.guardrails, task.score_name, plan.rollouts)
         self._history = History()
         self.best: Best | None = None
         """The best evaluation so far, where the plan asks for one; its checkpoint is kept."""
@@ -104,6 +132,10 @@ class TrainingLoop:
         found = self._ranks.on_main(self._store.newest_verified)
         if found is not None:
             self._restore(found)
+        else:
+            self._board.restored(0.0)
+        self._update.scale_learning_rate(learning_rate_factor(self._plan.rollbacks))
+        self._show_health()
         self._board.begin(self.step, self.task.max_steps, self.task.score_name)
 
     def train(self) -> None:
@@ -131,7 +163,10 @@ class TrainingLoop:
             return
         self._board.enter("checkpointing")
         started = time.monotonic()
-        checkpoint = self._store.save(self.step, self._snapshot(), best=self.best.step if self.best else None)
+        snapshot = self._snapshot()
+        best = self.best.step if self.best else None
+        checkpoint = self._store.save(self.step, snapshot, best=best, also=self._needed_for_rollback(snapshot))
+        checkpoint = checkpoint.model_copy(update={"healthy": self._monitor.healthy})
         self._saved_step, self._saved_at = self.step, time.monotonic()
         seconds = self._saved_at - started
         self._board.checkpointed(checkpoint, seconds)
@@ -161,7 +196,11 @@ class TrainingLoop:
         prepared = time.monotonic()
         share = self._accumulate(batch)
         accumulated = time.monotonic()
-        metrics, tokens = self._apply(self._ranks.gather(share))
+        try:
+            metrics, tokens = self._apply(self._ranks.gather(share))
+        except Diverged as failure:
+            self._not_finite(failure)
+        verdicts = self._monitor.step_done(self.step, metrics)
         ended = time.monotonic()
         named = sum(batch.phase_seconds.values())
         phases = {
@@ -180,6 +219,8 @@ class TrainingLoop:
                 "tokens_per_second": round(tokens / seconds, 1),
             }
             self._console.step(self.step, self.task.max_steps, shown)
+        self._show_health()
+        self._act_on(verdicts)
 
     def _accumulate(self, batch: Batch) -> _Share:
         """Runs the micro-batches of this rank; gradients add up in the parameters."""
@@ -244,6 +285,8 @@ class TrainingLoop:
             return
         self._board.evaluated(metrics, first)
         self._compare_with_best(metrics)
+        verdicts = self._monitor.evaluated(self.step, metrics)
+        self._show_health()
         if self._ranks.is_main:
             self._console.event(
                 "evaluation",
@@ -252,6 +295,50 @@ class TrainingLoop:
                 seconds=round(time.monotonic() - started, 3),
                 **{EVALUATION_PREFIX + name: value for name, value in metrics.items()},
             )
+        self._act_on(verdicts)
+
+    def _not_finite(self, failure: Diverged) -> NoReturn:
+        """A step that cannot be applied: what its guardrail says, which by default is to fail as before."""
+        verdict = self._monitor.not_finite(self.step, str(failure))
+        self._show_health()
+        self._update.drop_gradients()
+        if verdict.guardrail.action != "Fail":
+            self._act_on([verdict])
+        raise failure
+
+    def _act_on(self, verdicts: Sequence[Verdict]) -> None:
+        """Does what guardrails that were broken by this step ask for; every rank comes to the same."""
+        for verdict in verdicts:
+            self._console.event("unhealthy", verdict.message, signal=verdict.guardrail.signal)
+            match verdict.guardrail.action:
+                case "Fail":
+                    raise GuardrailFailed(verdict.message)
+                case "Rollback":
+                    self._roll_back(verdict)
+                case "Suspend":
+                    self._monitor.forgive(verdict.guardrail)
+                    self.save()
+                    raise SuspendedByGuardrail(f"{verdict.message}; {self.step} steps are saved")
+
+    def _roll_back(self, verdict: Verdict) -> NoReturn:
+        guardrail, known = verdict.guardrail, self._plan.rollbacks
+        assert guardrail.rollback is not None
+        used = sum(rollback.signal == guardrail.signal for rollback in known)
+        if used >= guardrail.rollback.limit:
+            raise GuardrailFailed(f"{verdict.message}; the run was rolled back {used} times for this already")
+        journal = RollbackJournal(self._store)
+        rollback = self._ranks.on_main(lambda: journal.add(guardrail, self.step, verdict.sound_until))
+        raise RolledBack(rollback, verdict.message)
+
+    def _needed_for_rollback(self, snapshot: Snapshot) -> Sequence[int]:
+        """The steps of the checkpoints that a rollback may need, the one of `snapshot` being written."""
+        window = self._monitor.rollback_window
+        if window is None:
+            return ()
+        return sorted(protected(self._store.states() | {self.step: snapshot.state}, self.step, window))
+
+    def _show_health(self) -> None:
+        self._board.measured(self._monitor.report([rollback.status for rollback in self._plan.rollbacks]))
 
     def _compare_with_best(self, metrics: Mapping[str, float]) -> None:
         """Has the present step saved where it is the best one. Metrics are the same on every rank, and so is this."""
@@ -287,6 +374,8 @@ class TrainingLoop:
                 "last": self._history.last,
             },
             "best": None if self.best is None else self.best.to_document(),
+            "health": self._monitor.state_dict(),
+            "work": {"uid": self._plan.uid, "seconds": self._board.useful_seconds},
         }
         return Snapshot(
             self._update.parameter_tensors(),
@@ -305,6 +394,9 @@ class TrainingLoop:
             self._history = History(evaluation["step"], evaluation["first"], evaluation["last"])
             self.best = restored(snapshot.state["best"], self._plan.checkpoint.best)
             self._task_state = snapshot.state["task"]
+            health, work = snapshot.state.get("health"), snapshot.state.get("work", {})
+            if health is not None:
+                self._monitor.load_state_dict(health)
             self.step = self._saved_step = snapshot.state["step"]
         except (KeyError, ValueError) as error:
             raise CheckpointUnreadable(f"checkpoint {checkpoint.uri} does not fit this model: {error}") from error
@@ -313,7 +405,8 @@ class TrainingLoop:
             self.task.load_tensors(snapshot.task_tensors)
         except (KeyError, ValueError) as error:
             raise CheckpointUnreadable(f"checkpoint {checkpoint.uri} does not fit this job: {error}") from error
-        self._board.checkpointed(checkpoint)
+        self._board.restored(work["seconds"] if work.get("uid") == self._plan.uid else 0.0)
+        self._board.checkpointed(checkpoint.model_copy(update={"healthy": health and health["healthy"]}))
         if self._history.last:
             self._board.evaluated(self._history.last, self._history.first)
         self._show_best()

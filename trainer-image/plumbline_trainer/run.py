@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,9 @@ from transformers.utils.logging import disable_progress_bar
 
 from plumbline_api.conditions import Reason
 from plumbline_api.contract import ATTEMPT_VARIABLE, EXIT_REASONS, ExitCode, TrainerConfig
+from plumbline_api.guardrails import effective_guardrails
 from plumbline_api.status import Inputs, OutputStatus
+from plumbline_trainer.checkpoint.rollbacks import Rollback, RollbackJournal, RolledBack, order_seed
 from plumbline_trainer.checkpoint.store import CheckpointStore
 from plumbline_trainer.configuration import identity_of, load_config
 from plumbline_trainer.distributed import Ranks, join
@@ -151,13 +154,16 @@ def _train(state: Run) -> Ending:
     )
     inputs = ranks.on_main(lambda: digest_inputs(config.paths))
     state.board.read_inputs(inputs)
-    task = state.task = state.build(config, ranks, state.stop)
-    state.board.read_rows(task.data_status)
-    for warning in task.warnings:
-        state.warn(warning)
-    loop = state.loop = _build_loop(state, config, inputs, ranks, task)
-    loop.resume()
-    loop.train()
+    store = CheckpointStore(
+        Path(config.paths.checkpoints), config.spec.checkpoint.keep, config.paths.checkpoints_uri, state.warn
+    )
+    while True:
+        try:
+            loop = _train_from_checkpoint(state, config, inputs, ranks, store)
+            break
+        except RolledBack as turning:
+            _turn_back(state, ranks, turning)
+    task = loop.task
     state.board.enter("exporting")
     step = _exported_step(state, config, loop)
     output = _export(state, config, inputs, ranks, loop, step)
@@ -166,18 +172,70 @@ def _train(state: Run) -> Ending:
     return Ending(ExitCode.DONE, Reason.COMPLETED, text, output)
 
 
-def _build_loop(state: Run, config: TrainerConfig, inputs: Inputs, ranks: Ranks, task: Task) -> TrainingLoop:
+def _train_from_checkpoint(
+    state: Run, config: TrainerConfig, inputs: Inputs, ranks: Ranks, store: CheckpointStore
+) -> TrainingLoop:
+    """Builds the run anew and trains it from its newest checkpoint to its end; raises `RolledBack` on the way."""
+    rollbacks = ranks.on_main(RollbackJournal(store).settle)
+    config = config.model_copy(update={"order_seed": order_seed(config.spec.training.seed, rollbacks)})
+    task = state.task = state.build(config, ranks, state.stop)
+    state.board.read_rows(task.data_status)
+    for warning in task.warnings:
+        state.warn(warning)
+    loop = state.loop = _build_loop(state, config, inputs, ranks, task, store, rollbacks)
+    loop.resume()
+    loop.train()
+    return loop
+
+
+def _turn_back(state: Run, ranks: Ranks, turning: RolledBack) -> None:
+    """Lets go of the task, so that its memory is free for the one that starts from an older checkpoint."""
+    rollback = turning.rollback
+    place = f"step {rollback.to_step}" if rollback.to_step else "the start"
+    changes = ["in another order"] if rollback.new_order else []
+    if rollback.learning_rate_factor < 1:
+        changes.append(f"with the learning rate times {rollback.learning_rate_factor:g}")
+    state.warn(
+        f"{turning}; rollback {rollback.number}: the run goes on from {place} {' and '.join(changes)}, "
+        f"{rollback.from_step - rollback.to_step} steps are done again"
+    )
+    state.board.enter("starting")
+    state.board.turn_back()
+    if state.task is not None:
+        state.task.close()
+    state.task = state.loop = None
+    turning.__traceback__ = None  # its frames hold the model
+    gc.collect()
+    if ranks.device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _build_loop(
+    state: Run,
+    config: TrainerConfig,
+    inputs: Inputs,
+    ranks: Ranks,
+    task: Task,
+    store: CheckpointStore,
+    rollbacks: Sequence[Rollback],
+) -> TrainingLoop:
     spec = config.spec
     ranks.copy_from_main(parameter for parameter in task.model.parameters() if parameter.requires_grad)
     update = ParameterUpdate(
         task.model, spec.optimizer.value, spec.schedule.value, task.max_steps, spec.training.gradient_clip
     )
-    store = CheckpointStore(
-        Path(config.paths.checkpoints), spec.checkpoint.keep, config.paths.checkpoints_uri, state.warn
-    )
     # the task itself refuses changed rows; reward code may be mended between two attempts
     identity = identity_of(config, {"model": inputs.model})
-    plan = Plan(spec.training.seed, spec.evaluation, spec.checkpoint, identity)
+    plan = Plan(
+        spec.training.seed if config.order_seed is None else config.order_seed,
+        spec.evaluation,
+        spec.checkpoint,
+        identity,
+        uid=config.uid,
+        guardrails=effective_guardrails(config.kind, spec.guardrails),
+        rollouts=config.kind == "RLVRJob",
+        rollbacks=rollbacks,
+    )
     return TrainingLoop(task, update, ranks, store, plan, state.board, state.console)
 
 

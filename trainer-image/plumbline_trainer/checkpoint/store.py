@@ -16,7 +16,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,36 @@ class CheckpointStore:
             )
         return None
 
+    def newest_matching(self, last: int, accept: Callable[[Mapping[str, Any]], bool]) -> int | None:
+        """The newest step up to `last` whose checkpoint verifies and whose state `accept` takes; None without one."""
+        with disk_errors(f"reading the checkpoints in {self.directory}"):
+            for step, path in sorted(self._steps().items(), reverse=True):
+                if step > last:
+                    continue
+                try:
+                    _verified(path, step)
+                except Damaged as damage:
+                    self._warn(f"checkpoint {path} is damaged and was passed over: {damage}")
+                    continue
+                if accept(json.loads((path / STATE).read_bytes())):
+                    return step
+        return None
+
+    def states(self) -> dict[int, dict[str, Any]]:
+        """The state of every checkpoint that has a readable one, by step; nothing is verified."""
+        found = {}
+        for step, path in self._steps().items():
+            with suppress(OSError, ValueError):
+                found[step] = json.loads((path / STATE).read_bytes())
+        return found
+
+    def remove_after(self, step: int) -> None:
+        """Deletes every checkpoint of a later step."""
+        with disk_errors(f"deleting checkpoints in {self.directory}"):
+            for found, path in self._steps().items():
+                if found > step:
+                    remove_tree(path)
+
     def load(self, step: int) -> Snapshot:
         """Reads the checkpoint of `step`, which `newest_verified` has verified. Tensors are on the CPU."""
         path = self._path(step)
@@ -117,8 +148,11 @@ class CheckpointStore:
         """How the checkpoint of `step` is called in status."""
         return f"{self._uri}/{self._path(step).name}"
 
-    def save(self, step: int, snapshot: Snapshot, best: int | None = None) -> CheckpointStatus:
-        """Writes the checkpoint of `step`, then deletes what retention no longer keeps; never that of step `best`.
+    def save(
+        self, step: int, snapshot: Snapshot, best: int | None = None, also: Collection[int] = ()
+    ) -> CheckpointStatus:
+        """Writes the checkpoint of `step`, then deletes what retention no longer keeps; never that of step `best`, nor
+        of a step in `also`.
 
         Raises `DiskFull` or `InfrastructureError`; older checkpoints are untouched in that case.
         """
@@ -139,7 +173,7 @@ class CheckpointStore:
             temporary.rename(final)
             flush(self.directory)
             self._damaged.discard(final.name)
-            self._apply_retention(best)
+            self._apply_retention({best, *also})
         return self._status(manifest)
 
     def _write(self, directory: Path, step: int, snapshot: Snapshot) -> Manifest:
@@ -156,9 +190,9 @@ class CheckpointStore:
         flush(directory)
         return manifest
 
-    def _apply_retention(self, best: int | None) -> None:
+    def _apply_retention(self, spared: Collection[int | None]) -> None:
         """Keeps the newest `keep` that are not known to be damaged, and deletes everything older than the last of
-        them, except that of step `best`. The newest verified one is among those kept, since it is the newest that is
+        them, except those in `spared`. The newest verified one is among those kept, since it is the newest that is
         not damaged."""
         steps = self._steps()
         sound = sorted((step for step, path in steps.items() if path.name not in self._damaged), reverse=True)
@@ -166,7 +200,7 @@ class CheckpointStore:
             return
         oldest_kept = sound[self._keep - 1]
         for step, path in steps.items():
-            if step < oldest_kept and step != best:
+            if step < oldest_kept and step not in spared:
                 remove_tree(path)
 
     def _remove_leftovers(self) -> None:

@@ -56,6 +56,10 @@ class ParameterUpdate:
         """The learning rate of optimizer step `step` (from 0)."""
         return self._peaks[0] * learning_rate_factor(self._schedule, step, self._max_steps)
 
+    def scale_learning_rate(self, factor: float) -> None:
+        """Multiplies the learning rate of all further steps."""
+        self._peaks = [peak * factor for peak in self._peaks]
+
     def drop_gradients(self) -> None:
         """Forgets what was accumulated."""
         for master, parameter in zip(self._masters.values(), self._parameters.values(), strict=True):

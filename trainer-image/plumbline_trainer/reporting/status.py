@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from plumbline_api.contract import StatusReport
-from plumbline_api.status import BestCheckpointStatus, CheckpointStatus, DataStatus, Inputs, MetricValue
+from plumbline_api.status import BestCheckpointStatus, CheckpointStatus, DataStatus, Health, Inputs, MetricValue
+from plumbline_trainer.reporting.run_clock import RunClock
 
 State = Literal["starting", "evaluating", "training", "checkpointing", "exporting", "stopping", "done"]
 
@@ -44,6 +45,8 @@ class StatusBoard:
         self._uid = uid
         self._attempt = attempt
         self._state: State = "starting"
+        self._clock = RunClock()
+        self._health: Health | None = None
         self._step = 0
         self._max_steps = 0
         self._from_step = 0
@@ -68,6 +71,7 @@ class StatusBoard:
     def enter(self, state: State) -> None:
         """The trainer starts doing something else."""
         with self._lock:
+            self._clock.enter(state)
             self._state = state
 
     @property
@@ -78,6 +82,7 @@ class StatusBoard:
     def begin(self, step: int, max_steps: int, score_name: str) -> None:
         """The run starts at `step` of `max_steps`; `score_name` is the metric that stands for it."""
         with self._lock:
+            self._clock.settle()
             self._step = self._from_step = step
             self._max_steps = max_steps
             self._score_name = score_name
@@ -87,6 +92,7 @@ class StatusBoard:
     ) -> None:
         """Optimizer step number `step` (from 1) took `seconds` and processed `tokens` over all ranks."""
         with self._lock:
+            self._clock.settle()
             self._step = step
             self._seconds.append(seconds)
             self._tokens.append(tokens)
@@ -109,6 +115,31 @@ class StatusBoard:
         with self._lock:
             self._checkpoint = checkpoint
             self._checkpoint_seconds = seconds
+            if seconds is not None:
+                self._clock.saved()
+
+    def restored(self, useful_seconds: float) -> None:
+        """The run goes on from a state that `useful_seconds` of work are behind, or begins with 0."""
+        with self._lock:
+            self._clock.settle()
+            self._clock.restored(useful_seconds)
+
+    @property
+    def useful_seconds(self) -> float:
+        """Work behind the present state of the run, over all attempts."""
+        with self._lock:
+            return self._clock.useful or 0.0
+
+    def turn_back(self) -> None:
+        """Forgets what the run gives up when it goes back to an older checkpoint."""
+        with self._lock:
+            self._checkpoint = self._best = None
+            self._training, self._evaluation, self._first_evaluation = {}, {}, {}
+
+    def measured(self, health: Health) -> None:
+        """What the guardrails measure."""
+        with self._lock:
+            self._health = health
 
     def found_best(self, best: BestCheckpointStatus) -> None:
         """Of the checkpoints so far this is the one with the best held-out value."""
@@ -161,6 +192,8 @@ class StatusBoard:
                 best_checkpoint=self._best,
                 inputs=self._inputs,
                 data=self._data,
+                health=self._health,
+                time=self._clock.report(),
                 warnings=list(self._warnings),
             )
 
@@ -181,6 +214,8 @@ class StatusBoard:
             "best_checkpoint": report.best_checkpoint,
             "inputs": report.inputs,
             "data": report.data,
+            "health": None if report.health is None else _in_few_words(report.health),
+            "time": report.time,
         }
 
     def _metrics(self) -> list[MetricValue]:
@@ -199,6 +234,11 @@ class StatusBoard:
             if name in by_name:
                 return by_name[name]
         return None
+
+
+def _in_few_words(health: Health) -> Health:
+    """What the last words have room for: the guardrails that are broken."""
+    return health.model_copy(update={"signals": [one for one in health.signals if one.broken_since is not None]})
 
 
 def held_out_values(metrics: Mapping[str, float], first: Mapping[str, float]) -> list[MetricValue]:

@@ -122,7 +122,8 @@ class PreferenceTask:
         self.train = ScoredRows(train, layout)
         self.evaluation = None if held_out is None else ScoredRows(held_out, layout)
         training = spec.training
-        self.order = DataOrder(len(train.rows), training.batch_size, training.seed, spec.data.shuffle, train.parts)
+        seed = training.seed if config.order_seed is None else config.order_seed
+        self.order = DataOrder(len(train.rows), training.batch_size, seed, spec.data.shuffle, train.parts)
         self.max_steps = self.order.max_steps(steps=training.steps, epochs=training.epochs)
         self.score_name = "loss" if self.objective.data_shape == "completions" else "rewards/accuracy"
         self._multipliers = initial_multipliers(len(self.train)) if self._aggregation.keeps_multipliers else None

@@ -55,7 +55,7 @@ class RLVRTask:
     score_name = "accuracy"
 
     def __init__(self, config: TrainerConfig, ranks: Ranks, stop: StopRequest) -> None:
-        spec = self._spec = spec_of(config)
+        spec = self._spec = _reordered(config)
         self.ranks, self.stop = ranks, stop
         self._pool = open_pool(config)
         try:
@@ -272,6 +272,14 @@ class RLVRTask:
         engine = Engine(self.model, self.tokenizer, limits)
         poll = self.stop.raise_if_requested
         return Sampler(self._spec, engine, self._scorer, self.tokenizer, data.rows, poll)
+
+
+def _reordered(config: TrainerConfig) -> RLVRJobSpec:
+    """The spec with the seed of this run: everything that a rollout draws follows from it, prompts and rows do not."""
+    spec = spec_of(config)
+    if config.order_seed is None:
+        return spec
+    return spec.model_copy(update={"training": spec.training.model_copy(update={"seed": config.order_seed})})
 
 
 def stop_tokens(model: nn.Module, renderer: Renderer, data: PromptData) -> frozenset[int]:
