@@ -51,6 +51,10 @@ ATTEMPT_VARIABLE = "PLUMBLINE_ATTEMPT"
 """Environment: the attempt's number. Ranks come in torchrun's own variables RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT."""
 
 
+MOST_STEPS = 10**12
+"""Bound of the steps in reports: two such numbers fit into the printer column."""
+
+
 class ExitCode(IntEnum):
     """Exit codes of the trainer."""
 
@@ -176,10 +180,10 @@ class StatusReport(ApiModel):
     state: Literal["starting", "evaluating", "training", "checkpointing", "exporting", "stopping", "done"] = Field(
         description="What the trainer is doing."
     )
-    step: int = Field(0, ge=0, description="Optimizer steps done.")
-    max_steps: int = Field(0, ge=0, description="Optimizer steps in all.")
-    from_step: int = Field(0, ge=0, description="Step that this attempt continued from.")
-    eta_seconds: float | None = Field(None, ge=0, description="Expected time to the end.")
+    step: int = Field(0, ge=0, le=MOST_STEPS, description="Optimizer steps done.")
+    max_steps: int = Field(0, ge=0, le=MOST_STEPS, description="Optimizer steps in all.")
+    from_step: int = Field(0, ge=0, le=MOST_STEPS, description="Step that this attempt continued from.")
+    eta_seconds: float | None = Field(None, ge=0, le=1e12, description="Expected time to the end.")
     tokens_per_second: float | None = Field(None, ge=0, description="Tokens processed a second, all ranks together.")
     step_seconds: float | None = Field(None, ge=0, description="Median duration of the last steps.")
     last_step_time: datetime | None = Field(None, description="When the last step ended.")
@@ -218,8 +222,8 @@ class TerminationMessage(ApiModel):
     message: str = Field(
         "", max_length=2048, description="What happened, with field, file and line where there is one."
     )
-    step: int = Field(0, ge=0, description="Optimizer steps done.")
-    max_steps: int = Field(0, ge=0, description="Optimizer steps in all.")
+    step: int = Field(0, ge=0, le=MOST_STEPS, description="Optimizer steps done.")
+    max_steps: int = Field(0, ge=0, le=MOST_STEPS, description="Optimizer steps in all.")
     score: MetricValue | None = Field(None, description="The metric that stands for the run in one number.")
     metrics: list[MetricValue] = Field(default_factory=list, max_length=64, description="Last values of the metrics.")
     checkpoint: CheckpointStatus | None = Field(None, description="The newest verified checkpoint.")

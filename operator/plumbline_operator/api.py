@@ -95,6 +95,12 @@ class Api:
         content_type = "application/apply-patch+yaml"
         return await self._json("PATCH", resource, path, query, manifest, content_type, verb="apply_status")
 
+    async def patch(self, resource: Resource, namespace: str, name: str, change: Manifest) -> Manifest:
+        """JSON merge patch; 409 when `change` names another uid or version than the object has."""
+        path, content_type = resource.path(namespace, name), "application/merge-patch+json"
+        query = {"fieldManager": CHILDREN_MANAGER}
+        return await self._json("PATCH", resource, path, query, change, content_type, verb="patch")
+
     async def create(self, resource: Resource, manifest: Manifest) -> bool:
         """Creates an object; False if one of that name exists."""
         try:
@@ -140,10 +146,10 @@ class Api:
         body = await self._request("GET", PODS, PODS.path(namespace, pod, "log"), query, verb="log", timeout=timeout)
         return body.decode("utf-8", errors="replace")
 
-    async def proxy(self, namespace: str, pod: str, port: int, path: str, timeout: float) -> bytes:
-        """GET a path of a pod's HTTP server through the API server."""
+    async def proxy(self, namespace: str, pod: str, port: int, path: str, timeout: float, *, most_bytes: int) -> bytes:
+        """GET a path of a pod's HTTP server through the API server; raises ValueError when the answer is longer."""
         target = PODS.path(namespace, f"{pod}:{port}", "proxy") + path
-        return await self._request("GET", PODS, target, None, verb="proxy", timeout=timeout)
+        return await self._request("GET", PODS, target, None, verb="proxy", timeout=timeout, most_bytes=most_bytes)
 
     async def served(self, group: str, version: str) -> set[str]:
         """Plural names of the resources that the server has in a group version."""
@@ -183,6 +189,7 @@ class Api:
         verb: str = "",
         accept: str | None = None,
         timeout: float = REQUEST_TIMEOUT_SECONDS,
+        most_bytes: int | None = None,
     ) -> bytes:
         request = await self._client.param_serialize(
             method,
@@ -196,13 +203,28 @@ class Api:
         code = "error"
         try:
             response = await self._client.call_api(*request, _request_timeout=aiohttp.ClientTimeout(total=timeout))
-            data: bytes = await response.read()
+            data: bytes
+            if most_bytes is None:
+                data = await response.read()
+            else:
+                async with response.response as answer:
+                    data = await read_bounded(answer.content, most_bytes)
             code = str(response.status)
         finally:
             self._observe_request(verb or method.lower(), resource.plural, code, time.monotonic() - started)
         if not 200 <= response.status <= 299:
             raise _error_of(response.status, data)
         return data
+
+
+async def read_bounded(content: aiohttp.StreamReader, most_bytes: int) -> bytes:
+    """The whole body, read as it comes in segments; raises ValueError when it is longer."""
+    body = bytearray()
+    async for chunk in content.iter_any():
+        body += chunk
+        if len(body) > most_bytes:
+            raise ValueError(f"the answer is longer than {most_bytes} bytes")
+    return bytes(body)
 
 
 def _error_of(status: int, data: bytes) -> ApiError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 
+import aiohttp
 import kopf
 import yaml
 from kubernetes.aio import config
@@ -38,12 +39,23 @@ async def load_configuration(kubeconfig: str | None) -> Configuration:
 async def _load(kubeconfig: str | None) -> Configuration:
     configuration = Configuration()
     # The API server is never reached through a proxy of the environment; a kubeconfig may still name one.
-    configuration.client_session_kwargs = {"trust_env": False}
+    configuration.client_session_kwargs = {"trust_env": False, "middlewares": (refuse_redirects,)}
     if kubeconfig:
         await config.load_kube_config(config_file=kubeconfig, client_configuration=configuration)
     else:
         config.load_incluster_config(client_configuration=configuration)
     return configuration
+
+
+async def refuse_redirects(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """An API server redirects nobody; a pod that is asked through it might, to wherever it likes."""
+    response = await handler(request)
+    if response.status in (301, 302, 303, 307, 308):
+        response.close()
+        raise aiohttp.ClientPayloadError(f"refused to be redirected by {request.url.path}")
+    return response
 
 
 async def connection_info(configuration: Configuration) -> kopf.ConnectionInfo:

@@ -3,11 +3,18 @@
 Reports stay in memory: they are only the freshest view of what the trainer knows, and are pulled again after a restart.
 A reconciliation is asked for when a report says something new in kind (first report, other state, first checkpoint, a
 warning), otherwise at most once in the progress interval.
+
+A trainer is not trusted to answer well. An answer is bounded in time and size, never unpacked, no redirect is followed,
+and what it says goes through `untrusted`. Who wastes time or answers with nonsense is asked less and less often, so
+that many of them take little from the others; who has news all the time is heard at the pace of progress. All trainers
+together are asked at most `MOST_A_SECOND` times a second: with very many jobs each is asked less often, and the
+operator still has time for everything else.
 """
 
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
 import time
 from collections.abc import Callable
@@ -16,19 +23,28 @@ from dataclasses import dataclass, field
 import aiohttp
 
 from plumbline_api.contract import PORT, STATUS_PATH, StatusReport
-from plumbline_operator.api import Api, ApiError
+from plumbline_operator.api import Api, ApiError, read_bounded
 from plumbline_operator.model import Observed
 from plumbline_operator.pods import PodView
 from plumbline_operator.resources import JobKey
+from plumbline_operator.untrusted import MOST_BYTES, read_report
 
 PULL_SECONDS = 5.0
 TIMEOUT_SECONDS = 3.0
+TICK_SECONDS = 0.5
 MOST_AT_ONCE = 32
-MOST_BYTES = 64 * 1024
+MOST_A_SECOND = 100
+MOST_DOUBLINGS = 5
+"""Of the pause after answers of no use: from 5 s to 160 s."""
+NEWS_AT_ONCE = 8
+"""News of one trainer that are told at once; each pull without any gives one back."""
 
 logger = logging.getLogger(__name__)
 
-FAILURES = (ApiError, aiohttp.ClientError, TimeoutError, ValueError, OSError)
+UNREACHABLE = (aiohttp.ClientConnectorError, aiohttp.ServerDisconnectedError, ApiError)
+"""Not up yet or just gone: costs next to nothing, and is over soon."""
+USELESS = (aiohttp.ClientError, TimeoutError, ValueError, OSError)
+"""Too slow, too long or not a report."""
 
 
 @dataclass
@@ -40,6 +56,8 @@ class _Target:
     busy: bool = False
     report: StatusReport | None = None
     told: float = field(default=float("-inf"))
+    useless_in_a_row: int = 0
+    news_left: int = NEWS_AT_ONCE
 
 
 class StatusPuller:
@@ -53,12 +71,14 @@ class StatusPuller:
         through_api_server: bool,
         progress_interval: float,
         pull_seconds: float = PULL_SECONDS,
+        timeout_seconds: float = TIMEOUT_SECONDS,
     ) -> None:
         self._api = api
         self._enqueue = enqueue
         self._through_api_server = through_api_server
         self._progress_interval = progress_interval
         self._pull_seconds = pull_seconds
+        self._timeout_seconds = timeout_seconds
         self._targets: dict[JobKey, _Target] = {}
         self._session: aiohttp.ClientSession | None = None
 
@@ -85,62 +105,84 @@ class StatusPuller:
 
     async def run(self) -> None:
         """Runs until cancelled."""
-        # Pods are reached directly, never through a proxy of the environment.
-        timeout = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
+        # Pods are reached directly, never through a proxy of the environment. A connection is used once: kept open, a
+        # thousand trainers would hold a thousand descriptors.
+        session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=MOST_AT_ONCE, force_close=True),
+            timeout=aiohttp.ClientTimeout(total=self._timeout_seconds),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            trust_env=False,
+            headers={"Accept-Encoding": "identity"},
+        )
         limit = asyncio.Semaphore(MOST_AT_ONCE)
-        async with aiohttp.ClientSession(timeout=timeout, trust_env=False) as session, asyncio.TaskGroup() as group:
+        tick = min(TICK_SECONDS, self._pull_seconds / 2)
+        async with session, asyncio.TaskGroup() as group:
             self._session = session
             while True:
-                now = time.monotonic()
-                for key, target in list(self._targets.items()):
-                    if not target.busy and target.due <= now:
-                        target.busy = True
-                        group.create_task(self._pull(key, target, limit))
-                await asyncio.sleep(min(1.0, self._pull_seconds / 2))
+                for key, target in self._longest_due(max(1, round(MOST_A_SECOND * tick))):
+                    target.busy = True
+                    group.create_task(self._pull(key, target, limit))
+                await asyncio.sleep(tick)
+
+    def _longest_due(self, most: int) -> list[tuple[JobKey, _Target]]:
+        now = time.monotonic()
+        due = ((key, target) for key, target in self._targets.items() if not target.busy and target.due <= now)
+        return heapq.nsmallest(most, due, key=lambda pair: pair[1].due)
 
     async def _pull(self, key: JobKey, target: _Target, limit: asyncio.Semaphore) -> None:
+        pause = self._pull_seconds
         try:
             async with limit:
-                report = StatusReport.model_validate_json(await self._fetch(key, target.pod))
-        except FAILURES as error:
-            # Not up yet, busy in a long step, or just gone: the pod's state says which, and the next pull asks again.
+                report = read_report(await self._fetch(key, target.pod))
+        except UNREACHABLE as error:
+            # The pod's state says which, and the next pull asks again.
             logger.debug("No status report", extra={"key": str(key), "error": str(error)})
+        except USELESS as error:
+            pause = self._pause_after_useless(target)
+            # What it said is not repeated: a log is no place for the words of strangers.
+            about = {"key": str(key), "error": type(error).__name__, "pause_seconds": pause}
+            logger.debug("A status report of no use", extra=about)
         except Exception:
             # Whatever one trainer answers, the others are asked on.
             logger.exception("Pulling a status report failed", extra={"key": str(key)})
         else:
+            target.useless_in_a_row = 0
             self._take(key, target, report)
         finally:
             target.busy = False
-            target.due = time.monotonic() + self._pull_seconds
+            target.due = time.monotonic() + pause
+
+    def _pause_after_useless(self, target: _Target) -> float:
+        pause = self._pull_seconds * 2 ** min(target.useless_in_a_row, MOST_DOUBLINGS)
+        target.useless_in_a_row += 1
+        return pause
 
     def _take(self, key: JobKey, target: _Target, report: StatusReport) -> None:
         before, target.report = target.report, report
-        if self._targets.get(key) is not target or before == report:
+        if self._targets.get(key) is not target:
+            return
+        news = _news(before, report)
+        at_once = news and target.news_left > 0
+        target.news_left = target.news_left - 1 if at_once else min(NEWS_AT_ONCE, target.news_left + (not news))
+        if before == report:
             return
         now = time.monotonic()
-        if _news(before, report) or now - target.told >= self._progress_interval:
+        if at_once or now - target.told >= self._progress_interval:
             target.told = now
             self._enqueue(key)
 
     async def _fetch(self, key: JobKey, pod: PodView) -> bytes:
         if self._through_api_server:
-            return await self._api.proxy(key.namespace, pod.name, PORT, STATUS_PATH, TIMEOUT_SECONDS)
+            return await self._api.proxy(
+                key.namespace, pod.name, PORT, STATUS_PATH, self._timeout_seconds, most_bytes=MOST_BYTES
+            )
         assert self._session is not None
         host = f"[{pod.ip}]" if ":" in pod.ip else pod.ip
         async with self._session.get(f"http://{host}:{PORT}{STATUS_PATH}", allow_redirects=False) as response:
-            response.raise_for_status()
-            return await _read_all(response.content)
-
-
-async def _read_all(content: aiohttp.StreamReader) -> bytes:
-    """The whole body: a single read returns what has arrived so far, which on a real network is one segment."""
-    body = bytearray()
-    async for chunk in content.iter_any():
-        body += chunk
-        if len(body) > MOST_BYTES:
-            raise ValueError(f"the status report is longer than {MOST_BYTES} bytes")
-    return bytes(body)
+            if response.status != 200:
+                raise ValueError(f"the answer has the status {response.status}")
+            return await read_bounded(response.content, MOST_BYTES)
 
 
 def _news(before: StatusReport | None, report: StatusReport) -> bool:

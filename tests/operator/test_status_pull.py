@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gzip
+import itertools
+import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+import aiohttp
 import pytest
+from aiohttp import web
+from kubernetes.aio.client import Configuration
 
 from plumbline_api.contract import StatusReport
 from plumbline_operator import status_pull
+from plumbline_operator.api import Api
+from plumbline_operator.login import refuse_redirects
 from plumbline_operator.model import Observed
 from plumbline_operator.pods import PodView
 from plumbline_operator.resources import JobKey
-from plumbline_operator.status_pull import MOST_BYTES, StatusPuller
+from plumbline_operator.status_pull import MOST_AT_ONCE, MOST_DOUBLINGS, NEWS_AT_ONCE, StatusPuller
+from plumbline_operator.untrusted import MOST_BYTES
 
 KEY = JobKey("PreferenceJob", "team", "tune")
 Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
@@ -32,6 +43,7 @@ class Setting:
             through_api_server=False,
             progress_interval=60,
             pull_seconds=0.02,
+            timeout_seconds=0.3,
         )
         pod = PodView("tune-trainer-1-0", "pod-uid", attempt=1, rank=0, phase="Running", ip="127.0.0.1")
         self.observed = Observed(job={}, pods=(pod,))
@@ -40,7 +52,8 @@ class Setting:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         self.asked += 1
-        await self.answer(writer)
+        with contextlib.suppress(ConnectionError):  # who says too much is hung up on
+            await self.answer(writer)
         writer.close()
 
     def answers(self, *parts: bytes) -> None:
@@ -51,6 +64,20 @@ class Setting:
                 writer.write(part)
                 await writer.drain()
                 await asyncio.sleep(0.05)  # the network's pause between two segments
+
+        self.answer = answer
+
+    def streams(self, head: bytes, chunk: bytes, pause: float = 0.0) -> None:
+        """Answers with a head and then the same chunk, until the puller hangs up."""
+        self.sent = 0
+
+        async def answer(writer: asyncio.StreamWriter) -> None:
+            writer.write(head)
+            while not writer.is_closing():
+                writer.write(chunk)
+                self.sent += len(chunk)
+                await writer.drain()
+                await asyncio.sleep(pause)
 
         self.answer = answer
 
@@ -127,3 +154,177 @@ async def test_a_pod_that_ended_is_not_asked_any_more(setting: Setting) -> None:
     await setting.news()
     setting.puller.follow(KEY, Observed(job={}))
     assert setting.puller.report(KEY) is None
+
+
+# trainers that mean harm
+
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+async def test_a_body_without_end_is_cut_off(setting: Setting) -> None:
+    setting.streams(OK + b"\r\n", b"x" * 4096)
+    await setting.asked_again(2)
+    assert setting.sent < 64 * MOST_BYTES, "what fits into the buffers of the kernel, not what a trainer likes to send"
+    assert setting.puller.report(KEY) is None
+
+
+async def test_a_head_without_end_is_cut_off(setting: Setting) -> None:
+    setting.streams(OK, b"X-Padding: " + b"x" * 4096 + b"\r\n")
+    await setting.asked_again(2)
+    assert setting.sent < 64 * MOST_BYTES
+
+
+@pytest.mark.parametrize("head", [b"", OK, OK + b"Content-Length: 100\r\n\r\n"])
+async def test_a_trainer_that_speaks_a_byte_at_a_time_is_hung_up_on_in_time(setting: Setting, head: bytes) -> None:
+    setting.streams(head, b" ", pause=0.01)
+    started = time.monotonic()
+    await setting.asked_again(2)
+    assert time.monotonic() - started < 2, "the limit is for the whole answer, not for each of its bytes"
+
+
+async def test_a_packed_body_is_not_unpacked(setting: Setting) -> None:
+    bomb = gzip.compress(b" " * (200 * 1024 * 1024), compresslevel=1)[: MOST_BYTES - 1]
+    setting.answers(bomb)
+    answer = setting.answer
+
+    async def packed(writer: asyncio.StreamWriter) -> None:
+        writer.write(OK + b"Content-Encoding: gzip\r\n" + f"Content-Length: {len(bomb)}\r\n\r\n".encode() + bomb)
+        await writer.drain()
+
+    setting.answer = packed
+    await setting.asked_again(2)
+    assert setting.puller.report(KEY) is None
+    assert answer is not packed
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_redirect_is_not_followed(setting: Setting, status: int) -> None:
+    elsewhere: list[bytes] = []
+
+    async def other(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        elsewhere.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.close()
+
+    server = await asyncio.start_server(other, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        location = f"Location: http://127.0.0.1:{port}/v1/status\r\n"
+        writer.write(f"HTTP/1.1 {status} Moved\r\n{location}Content-Length: 0\r\n\r\n".encode())
+        await writer.drain()
+
+    setting.answer = answer
+    await setting.asked_again(3)
+    server.close()
+    assert elsewhere == []
+
+
+async def test_cookies_are_not_kept(setting: Setting) -> None:
+    heads: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        setting.asked += 1
+        document = body()
+        writer.write(OK + f"Set-Cookie: a=b\r\nContent-Length: {len(document)}\r\n\r\n".encode() + document)
+        writer.close()
+
+    setting.serve = serve  # type: ignore[method-assign]
+    await setting.asked_again(2)
+    assert not any(b"cookie" in head.lower() for head in heads)
+    assert not any(b"authorization" in head.lower() for head in heads)
+
+
+async def test_who_answers_with_nonsense_is_asked_less_and_less_and_forgiven_at_once(setting: Setting) -> None:
+    asked: list[float] = []
+
+    async def nonsense(writer: asyncio.StreamWriter) -> None:
+        asked.append(time.monotonic())
+        writer.write(OK + b"Content-Length: 4\r\n\r\nnull")
+        await writer.drain()
+
+    setting.answer = nonsense
+    await setting.asked_again(MOST_DOUBLINGS + 1)
+    pauses = [later - earlier for earlier, later in itertools.pairwise(asked)]
+    assert pauses[-1] > 0.02 * 2 ** (MOST_DOUBLINGS - 1)
+    setting.answers(body())
+    await setting.news()
+    started = time.monotonic()
+    await setting.asked_again(3)
+    assert time.monotonic() - started < 1
+
+
+async def test_many_that_hang_do_not_keep_one_that_answers_waiting(setting: Setting) -> None:
+    """Each holds one of the places for the whole time limit, but not again and again."""
+
+    async def hang(writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(5)
+
+    setting.answer = hang
+    for number in range(4 * MOST_AT_ONCE):
+        setting.puller.follow(JobKey("PreferenceJob", "team", f"hangs-{number}"), setting.observed)
+    good = await asyncio.start_server(_answer_well, "127.0.0.9", status_pull.PORT)
+    pod = PodView("good-trainer-1-0", "good-uid", attempt=1, rank=0, phase="Running", ip="127.0.0.9")
+    await setting.asked_again(MOST_AT_ONCE)
+    setting.puller.follow(JobKey("PreferenceJob", "team", "good"), Observed(job={}, pods=(pod,)))
+    assert (await asyncio.wait_for(setting.told.get(), 5)).name == "good"
+    good.close()
+
+
+async def _answer_well(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readuntil(b"\r\n\r\n")
+    document = body()
+    writer.write(OK + f"Content-Length: {len(document)}\r\n\r\n".encode() + document)
+    writer.close()
+
+
+async def test_endless_news_are_told_at_the_pace_of_progress(setting: Setting) -> None:
+    number = 0
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        nonlocal number
+        number += 1
+        document = body(warnings=[f"warning {number}"])
+        writer.write(OK + f"Content-Length: {len(document)}\r\n\r\n".encode() + document)
+        await writer.drain()
+
+    setting.answer = answer
+    await setting.asked_again(4 * NEWS_AT_ONCE)
+    assert NEWS_AT_ONCE <= setting.told.qsize() <= NEWS_AT_ONCE + 1
+    assert json.loads(body())["step"] == 3
+
+
+async def test_through_the_api_server_the_same_bounds_hold() -> None:
+    """The client of the API server: an endless answer is cut off, a redirect refused."""
+    asked: list[str] = []
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        asked.append(request.path)
+        if "redirects" in request.path:
+            return web.Response(status=302, headers={"Location": "/api/v1/namespaces/kube-system/secrets"})
+        response = web.StreamResponse()
+        await response.prepare(request)
+        with contextlib.suppress(ConnectionError):
+            while True:
+                await response.write(b"x" * 4096)
+        return response
+
+    application = web.Application()
+    application.router.add_get("/{path:.*}", answer)
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    configuration = Configuration()
+    configuration.host = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    configuration.client_session_kwargs = {"trust_env": False, "middlewares": (refuse_redirects,)}
+    api = Api(configuration)
+    try:
+        with pytest.raises(ValueError, match="longer than"):
+            await api.proxy("team", "endless", 9470, "/v1/status", 3, most_bytes=MOST_BYTES)
+        with pytest.raises(aiohttp.ClientError, match="refused to be redirected"):
+            await api.proxy("team", "redirects", 9470, "/v1/status", 3, most_bytes=MOST_BYTES)
+    finally:
+        await api.close()
+        await runner.cleanup()
+    assert len(asked) == 2
