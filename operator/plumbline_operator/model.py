@@ -24,8 +24,8 @@ class Refusal:
 
 
 @dataclass(frozen=True)
-class PodWarning:
-    """A warning event about a pod, such as FailedMount."""
+class PodEvent:
+    """A Kubernetes event about a pod, such as FailedMount or Preempted."""
 
     pod: str
     pod_uid: str
@@ -58,8 +58,10 @@ class Observed:
     services: tuple[ServiceView, ...] = ()
     foreign: tuple[str, ...] = ()
     """Objects that stand where a child would go: of somebody else, of another job, of an earlier one of this name."""
-    warnings: tuple[PodWarning, ...] = ()
+    warnings: tuple[PodEvent, ...] = ()
     """Warning events about pods that have not started; read only while there are such pods."""
+    endings: tuple[PodEvent, ...] = ()
+    """Events about pods that are being deleted: before Kubernetes 1.26 nothing else tells why."""
     refusals: tuple[Refusal, ...] = ()
     """Children that the API server refused in this same reconciliation."""
     report: StatusReport | None = None
@@ -89,6 +91,21 @@ class Delete:
 
 
 @dataclass(frozen=True)
+class Annotate:
+    """Write annotations of exactly this child."""
+
+    resource: Resource
+    name: str
+    uid: str
+    annotations: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class SuspendJob:
+    """Set `spec.runPolicy.suspend`, as its user would: the one thing that is ever written to a spec."""
+
+
+@dataclass(frozen=True)
 class WriteStatus:
     """Server-side apply of the job's status; what is not `urgent` may wait and be merged with the next."""
 
@@ -113,7 +130,7 @@ class DeleteJob:
     uid: str
 
 
-Step = Apply | Delete | WriteStatus | PostEvent | DeleteJob
+Step = Apply | Annotate | Delete | SuspendJob | WriteStatus | PostEvent | DeleteJob
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from plumbline_operator.decide.attempts import LOG_TAIL_LIMIT
 from plumbline_operator.decide.conditions import is_terminal
 from plumbline_operator.decide.draft import read_status
 from plumbline_operator.departed import DepartedPods
-from plumbline_operator.model import Observed, PodWarning, ServiceView
+from plumbline_operator.model import Observed, PodEvent, ServiceView
 from plumbline_operator.pods import PREFLIGHT_CONTAINER, TRAINER_CONTAINER, PodView, read_pod
 from plumbline_operator.resources import (
     ATTEMPT_LABEL,
@@ -67,6 +67,7 @@ async def observe(api: Api, key: JobKey, report: StatusReport | None, departed: 
     foreign += await _foreign_service(api, key, job, services)
     runtime = await _runtime(api, key, job) if snapshot is None and not foreign else None
     waiting = [pod for pod in ours if pod.phase == "Pending" and pod.scheduled]
+    ending = [pod for pod in ours if pod.stopping and not pod.disruption] if _open_attempt(job) is not None else []
     return Observed(
         job=job,
         snapshot=snapshot,
@@ -75,7 +76,8 @@ async def observe(api: Api, key: JobKey, report: StatusReport | None, departed: 
         departed=tuple(pod for pod in departed.of(key, uid) if pod.uid not in {present.uid for present in ours}),
         services=tuple(_service_view(service, key.name) for service in services if _belongs(service, uid)),
         foreign=tuple(foreign),
-        warnings=await _warnings(api, key.namespace, waiting) if waiting else (),
+        warnings=await _events(api, key.namespace, waiting, ",type=Warning"),
+        endings=await _events(api, key.namespace, ending),
         report=report if report is not None and report.uid in ("", uid) else None,
         log_tails=await _log_tails(api, key.namespace, job, ours),
         nodes=await _nodes(api, ours),
@@ -128,16 +130,16 @@ async def _runtime(api: Api, key: JobKey, job: Mapping[str, Any]) -> Mapping[str
     return await api.get(resource, key.namespace if resource.namespaced else None, reference[1])
 
 
-async def _warnings(api: Api, namespace: str, pods: list[PodView]) -> tuple[PodWarning, ...]:
+async def _events(api: Api, namespace: str, pods: list[PodView], narrower: str = "") -> tuple[PodEvent, ...]:
     """Newest first."""
-    found: list[tuple[str, PodWarning]] = []
+    found: list[tuple[str, PodEvent]] = []
     for pod in pods[:8]:
-        fields = f"involvedObject.kind=Pod,involvedObject.uid={pod.uid},type=Warning"
+        fields = f"involvedObject.kind=Pod,involvedObject.uid={pod.uid}{narrower}"
         for event in await api.list(EVENTS, namespace, fields=fields):
             time = event.get("lastTimestamp") or event.get("eventTime") or ""
-            warning = PodWarning(pod.name, pod.uid, event.get("reason") or "", event.get("message") or "")
-            found.append((time, warning))
-    return tuple(warning for _, warning in sorted(found, key=lambda pair: pair[0], reverse=True))
+            told = PodEvent(pod.name, pod.uid, event.get("reason") or "", event.get("message") or "")
+            found.append((time, told))
+    return tuple(told for _, told in sorted(found, key=lambda pair: pair[0], reverse=True))
 
 
 async def _log_tails(api: Api, namespace: str, job: Mapping[str, Any], pods: tuple[PodView, ...]) -> dict[str, str]:

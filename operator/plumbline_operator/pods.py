@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from plumbline_operator.resources import ATTEMPT_LABEL, RANK_LABEL, ROLE_LABEL
+from plumbline_operator.resources import ATTEMPT_LABEL, CHECKPOINT_TIME_ANNOTATION, RANK_LABEL, ROLE_LABEL
 
 PREFLIGHT_CONTAINER = "preflight"
 TRAINER_CONTAINER = "trainer"
@@ -48,12 +48,26 @@ class PodView:
     image: str = ""
     reason: str = ""
     message: str = ""
+    created: datetime | None = None
+    bound: datetime | None = None
+    """When it got its node."""
+    not_ready_since: datetime | None = None
+    """Since when its containers, or its node, do not answer although it runs."""
+    gates: tuple[str, ...] = ()
+    """What holds it back from the scheduler."""
+    checkpoint_time: datetime | None = None
+    """The checkpoint that its annotation tells of."""
     deletion_time: datetime | None = None
     """When the pod is to be gone: the request to delete plus the grace period."""
+    deletion_requested: datetime | None = None
+    """When somebody asked for its deletion."""
     scheduled: bool = True
     unschedulable_message: str = ""
     disruption: str = ""
     """Reason of the condition DisruptionTarget (Kubernetes 1.26 and later)."""
+    disruption_message: str = ""
+    requests: Mapping[str, str] = field(default_factory=dict)
+    """What the trainer container asks for, which is also its limit: resource -> quantity."""
     containers: tuple[ContainerView, ...] = ()
     """Init container first."""
 
@@ -83,7 +97,14 @@ def read_pod(document: Mapping[str, Any]) -> PodView:
     labels = metadata["labels"]
     conditions = {condition["type"]: condition for condition in status.get("conditions") or []}
     scheduled = conditions.get("PodScheduled", {})
-    disruption = conditions.get("DisruptionTarget", {})
+    ready = conditions.get("Ready", {})
+    # Kueue tells of its evictions by a condition of its own.
+    disruption = conditions.get("DisruptionTarget") or conditions.get("TerminationTarget", {})
+    if disruption.get("status") != "True":
+        disruption = {}
+    deletion_time = parse_time(metadata.get("deletionTimestamp"))
+    grace = timedelta(seconds=metadata.get("deletionGracePeriodSeconds") or 0)
+    containers = spec.get("containers") or [{}]
     states = [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
     return PodView(
         name=metadata["name"],
@@ -94,15 +115,37 @@ def read_pod(document: Mapping[str, Any]) -> PodView:
         phase=status.get("phase", "Pending"),
         node=spec.get("nodeName") or "",
         ip=status.get("podIP") or "",
-        image=next((container.get("image", "") for container in spec.get("containers") or []), ""),
+        image=containers[0].get("image", ""),
         reason=status.get("reason") or "",
         message=status.get("message") or "",
-        deletion_time=parse_time(metadata.get("deletionTimestamp")),
+        created=parse_time(metadata.get("creationTimestamp")),
+        bound=_since(scheduled, "True") if spec.get("nodeName") else None,
+        not_ready_since=_since(ready, "False") if status.get("phase") == "Running" else None,
+        gates=tuple(gate["name"] for gate in spec.get("schedulingGates") or []),
+        checkpoint_time=_annotated_time(metadata),
+        deletion_time=deletion_time,
+        deletion_requested=deletion_time - grace if deletion_time else None,
         scheduled=bool(spec.get("nodeName")),
         unschedulable_message=(scheduled.get("message") or "" if scheduled.get("status") == "False" else ""),
-        disruption=disruption.get("reason") or "" if disruption.get("status") == "True" else "",
+        disruption=disruption.get("reason") or "",
+        disruption_message=disruption.get("message") or "",
+        requests=(containers[0].get("resources") or {}).get("requests") or {},
         containers=tuple(_read_container(state) for state in states),
     )
+
+
+def _since(condition: Mapping[str, Any], status: str) -> datetime | None:
+    """Since when a condition has this status; None if it has another."""
+    return parse_time(condition.get("lastTransitionTime")) if condition.get("status") == status else None
+
+
+def _annotated_time(metadata: Mapping[str, Any]) -> datetime | None:
+    """None as well for what is no time: whoever may edit pods may have written it."""
+    try:
+        time = parse_time((metadata.get("annotations") or {}).get(CHECKPOINT_TIME_ANNOTATION))
+    except ValueError:
+        return None
+    return time if time is not None and time.tzinfo is not None else None
 
 
 def _read_container(status: Mapping[str, Any]) -> ContainerView:

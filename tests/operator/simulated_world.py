@@ -16,7 +16,7 @@ from plumbline_operator.model import (
     Delete,
     DeleteJob,
     Observed,
-    PodWarning,
+    PodEvent,
     PostEvent,
     Refusal,
     ServiceView,
@@ -44,7 +44,7 @@ class World:
         self.departed: dict[str, PodView] = {}
         self.events: list[PostEvent] = []
         self.created: list[str] = []
-        self.warnings: tuple[PodWarning, ...] = ()
+        self.warnings: tuple[PodEvent, ...] = ()
         self.refusals: tuple[Refusal, ...] = ()
         self.foreign: tuple[str, ...] = ()
         self.quota_message = ""

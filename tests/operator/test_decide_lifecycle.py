@@ -359,7 +359,7 @@ def test_only_five_attempts_are_kept_but_all_are_counted() -> None:
 
 def test_the_next_attempt_waits_until_no_pod_of_the_last_one_can_write() -> None:
     world = running(replicas=2)
-    world.end_pod("tune-trainer-1-0", 75)
+    world.end_pod("tune-trainer-1-0", 70)
     world.settle()
     assert world.pods["tune-trainer-1-1"].stopping
     world.pass_time(5)
@@ -384,7 +384,7 @@ def test_pods_of_an_earlier_attempt_are_cleared_even_after_a_crash_between_the_t
 
 def test_a_pod_on_a_dead_node_is_given_up_after_its_grace_period() -> None:
     world = running(replicas=2)
-    world.end_pod("tune-trainer-1-0", 75)
+    world.end_pod("tune-trainer-1-0", 70)
     decision = world.settle()
     assert decision.requeue_after == 150, "120 s of grace and 30 s more"
     world.pass_time(150)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from plumbline_operator.decide.diagnosis import Finding, diagnose_gang, diagnose_pod
+from plumbline_operator.decide.diagnosis import Evidence, Finding, diagnose_gang, diagnose_pod
 from plumbline_operator.pods import ContainerView, PodView
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
@@ -50,6 +50,11 @@ CASES = {
     "code 74": (pod(code=74), "CheckpointUnreadable"),
     "code 75": (pod(code=75), "InfrastructureError"),
     "code 75, the disk is full": (pod(code=75, words=words("DiskFull", "no space left")), "DiskFull"),
+    "code 75, a peer is lost": (pod(code=75, words=words("LostPeer", "reset")), "LostPeer"),
+    "code 75, a collective timed out": (pod(code=75, words=words("CollectiveTimeout", "late")), "CollectiveTimeout"),
+    "code 75, no memory": (pod(code=75, words=words("HostOutOfMemory", "refused")), "HostOutOfMemory"),
+    "code 75 that claims to have diverged": (pod(code=75, words=words("Diverged", "no")), "InfrastructureError"),
+    "code 73, too slow": (pod(code=73, words=words("RewardFunctionTimeout", "1 s")), "RewardFunctionTimeout"),
     "code 70 that claims to be a full disk": (pod(code=70, words=words("DiskFull", "no")), "TrainerBug"),
     "code 85": (pod(code=85), "StoppedSaved"),
     "code 86": (pod(code=86), "StoppedNotSaved"),
@@ -62,10 +67,38 @@ CASES = {
     "no container ever ran": (pod(reason="SomethingNew", message="by the node"), "UnknownExit"),
     "evicted by the kubelet": (pod(reason="Evicted", message="low on memory"), "PodEvicted"),
     "evicted by the API": (pod(code=85, disruption="EvictionByEvictionAPI", **STOPPING), "PodEvicted"),
-    "preempted": (pod(disruption="PreemptionByScheduler", **STOPPING), "PodEvicted"),
+    "preempted": (pod(disruption="PreemptionByScheduler", **STOPPING), "Preempted"),
+    "preempted by the kubelet": (pod(reason="Preempting", message="for a critical pod"), "Preempted"),
+    "preempted after it had diverged": (
+        pod(code=72, disruption="PreemptionByScheduler", **STOPPING),
+        "Diverged",
+    ),
+    "wrote more than it may": (
+        pod(reason="Evicted", message='Usage of EmptyDir volume "tmp" exceeds the limit "1Gi". '),
+        "DiskFull",
+    ),
+    "more temporary storage than its limit": (
+        pod(reason="Evicted", message="Pod ephemeral local storage usage exceeds the total limit of containers 1Gi. "),
+        "DiskFull",
+    ),
+    "its node ran short of storage": (
+        pod(reason="Evicted", message="The node was low on resource: ephemeral-storage. "),
+        "PodEvicted",
+    ),
     "refused by the node": (pod(reason="OutOfcpu"), "PodEvicted"),
     "node shut down": (pod(code=137, reason="Terminated"), "NodeLost"),
-    "taint of a lost node": (pod(phase="Running", disruption="DeletionByTaintManager", **STOPPING), "NodeLost"),
+    "taint of a lost node": (
+        pod(phase="Running", node="dead", disruption="DeletionByTaintManager", **STOPPING),
+        "NodeLost",
+    ),
+    "taint of a node that nobody may read": (
+        pod(phase="Running", node="unknown", disruption="DeletionByTaintManager", **STOPPING),
+        "NodeLost",
+    ),
+    "taint of a node that is ready": (
+        pod(phase="Running", disruption="DeletionByTaintManager", **STOPPING),
+        "PodEvicted",
+    ),
     "deleted, node not ready": (pod(phase="Running", node="dead", **STOPPING), "NodeLost"),
     "deleted, node unknown": (pod(phase="Running", **STOPPING), "PodDeleted"),
     "deleted, has saved": (pod(code=85, **STOPPING), "PodDeleted"),
@@ -77,7 +110,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_each_pod_has_one_reason(name: str) -> None:
     case, reason = CASES[name]
-    finding = diagnose_pod(case, {"dead": False, "node-1": True})
+    finding = diagnose_pod(case, Evidence(nodes={"dead": False, "node-1": True}))
     assert finding is not None
     assert finding.reason == reason
     assert finding.message
@@ -85,17 +118,17 @@ def test_each_pod_has_one_reason(name: str) -> None:
 
 @pytest.mark.parametrize("phase", ["Pending", "Running", "Succeeded"])
 def test_a_pod_that_lives_or_succeeded_has_none(phase: str) -> None:
-    assert diagnose_pod(pod(phase=phase), {}) is None
+    assert diagnose_pod(pod(phase=phase), Evidence()) is None
 
 
 def test_the_trainers_own_words_are_the_message() -> None:
-    finding = diagnose_pod(pod(code=65, words=words("DataError", "train.jsonl line 7: not JSON")), {})
+    finding = diagnose_pod(pod(code=65, words=words("DataError", "train.jsonl line 7: not JSON")), Evidence())
     assert finding is not None
     assert finding.message == "train.jsonl line 7: not JSON"
 
 
 def test_words_that_are_no_json_are_shown_where_nothing_better_is_known() -> None:
-    finding = diagnose_pod(pod(code=3, words="panic: at the disco"), {})
+    finding = diagnose_pod(pod(code=3, words="panic: at the disco"), Evidence())
     assert finding is not None
     assert "panic: at the disco" in finding.message
 
@@ -130,7 +163,7 @@ GANGS = {
 @pytest.mark.parametrize("name", GANGS)
 def test_a_gang_has_the_reason_of_the_pod_that_caused_it(name: str) -> None:
     pods, culprit, reason = GANGS[name]
-    finding = diagnose_gang(pods, {})
+    finding = diagnose_gang(pods, Evidence())
     assert finding is not None and finding.pod is not None
     assert (finding.pod.name, finding.reason) == (culprit, reason)
 
@@ -140,6 +173,6 @@ def test_a_gang_has_the_reason_of_the_pod_that_caused_it(name: str) -> None:
     [(64, True, True), (70, False, True), (74, True, True), (75, False, True), (85, False, False), (86, False, False)],
 )
 def test_what_is_repeated_and_what_counts(code: int, permanent: bool, counts: bool) -> None:
-    finding = diagnose_pod(pod(code=code), {})
+    finding = diagnose_pod(pod(code=code), Evidence())
     assert isinstance(finding, Finding)
     assert (finding.permanent, finding.counts) == (permanent, counts)

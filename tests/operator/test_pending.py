@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from plumbline_operator.decide.pending import explain
-from plumbline_operator.model import PodWarning, Refusal
+from plumbline_operator.model import PodEvent, Refusal
 from plumbline_operator.pods import ContainerView, PodView
 
 
@@ -22,8 +22,8 @@ def waiting(reason: str, message: str = "") -> PodView:
     return pod(containers=(ContainerView("trainer", waiting_reason=reason, waiting_message=message),))
 
 
-def warned(message: str, reason: str = "FailedMount") -> tuple[PodView, PodWarning]:
-    return waiting("PodInitializing"), PodWarning("p-0", "u-0", reason, message)
+def warned(message: str, reason: str = "FailedMount") -> tuple[PodView, PodEvent]:
+    return waiting("PodInitializing"), PodEvent("p-0", "u-0", reason, message)
 
 
 PODS = {
@@ -119,7 +119,7 @@ def test_an_old_mount_warning_is_history_once_a_container_ran() -> None:
 
 def test_a_warning_about_another_pod_says_nothing() -> None:
     view, _ = warned("")
-    assert explain([view], [PodWarning("p-0", "earlier-pod", "FailedMount", "x")], [], 1)[0] == "WaitingForPods"
+    assert explain([view], [PodEvent("p-0", "earlier-pod", "FailedMount", "x")], [], 1)[0] == "WaitingForPods"
 
 
 REFUSALS = {

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from plumbline_api.conditions import Reason
 from plumbline_api.contract import TerminationMessage
-from plumbline_api.run_policy import RunPolicy
+from plumbline_api.running import RunPolicy
 from plumbline_api.status import Attempt, Failure
 from plumbline_operator.decide.diagnosis import Evidence, Finding, Rank, diagnose_gang, last_words
 from plumbline_operator.model import Delete, Observed

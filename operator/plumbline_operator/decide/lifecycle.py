@@ -19,7 +19,7 @@ from datetime import datetime, timedelta
 
 from plumbline_api.conditions import ConditionType, Phase, Reason
 from plumbline_api.contract import EXIT_REASONS, ExitCode, StatusReport
-from plumbline_api.run_policy import RunPolicy
+from plumbline_api.running import RunPolicy
 from plumbline_api.status import Attempt, JobStatus, SnapshotStatus
 from plumbline_operator.children import pod_manifest, service_manifest
 from plumbline_operator.decide import usage

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 
 from plumbline_api.conditions import Reason
-from plumbline_operator.model import PodWarning, Refusal
+from plumbline_operator.model import PodEvent, Refusal
 from plumbline_operator.pods import PREFLIGHT_CONTAINER, ContainerView, PodView
 
 Explanation = tuple[Reason, str]
@@ -33,7 +33,7 @@ _MISSING_KEY = re.compile(
 
 
 def explain(
-    pods: Iterable[PodView], warnings: Iterable[PodWarning], refusals: Iterable[Refusal], replicas: int
+    pods: Iterable[PodView], warnings: Iterable[PodEvent], refusals: Iterable[Refusal], replicas: int
 ) -> Explanation:
     """The most telling reason why the attempt's pods do not all run yet."""
     pods, warnings = list(pods), list(warnings)
@@ -55,7 +55,7 @@ def explain_refusal(refusal: Refusal) -> Explanation:
     return Reason.POD_REFUSED, f"the API server refuses {refusal.child}: {refusal.message}"
 
 
-def explain_pod(pod: PodView, warnings: Iterable[PodWarning]) -> Explanation | None:
+def explain_pod(pod: PodView, warnings: Iterable[PodEvent]) -> Explanation | None:
     """What keeps one pod from starting; None if nothing is known to be wrong."""
     if pod.phase != "Pending":
         return None
