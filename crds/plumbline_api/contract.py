@@ -210,7 +210,12 @@ class StatusReport(ApiModel):
     warnings: list[str] = Field(
         default_factory=list,
         max_length=16,
-        description="What the user should know, such as a damaged checkpoint that was passed over.",
+        description="What the user should know.",
+    )
+    damaged_checkpoints: list[str] = Field(
+        default_factory=list,
+        max_length=8,
+        description="Checkpoints that do not match their manifest and were passed over: which, and what is wrong.",
     )
 
 
@@ -234,4 +239,9 @@ class TerminationMessage(ApiModel):
     data: DataStatus | None = Field(None, description="What became of the training rows between file and model.")
     health: Health | None = Field(None, description="The guardrails that were broken, and the rollbacks.")
     time: RunTime | None = Field(None, description="Where the time of this attempt went.")
+    damaged_checkpoints: list[str] = Field(
+        default_factory=list,
+        max_length=2,
+        description="Checkpoints that do not match their manifest and were passed over, the last two.",
+    )
     output: OutputStatus | None = Field(None, description="The trained model.")

@@ -333,5 +333,10 @@ class JobStatus(ApiModel):
     warnings: list[Annotated[str, Field(max_length=1024)]] = Field(
         default_factory=list,
         max_length=16,
-        description="What the trainer warned of, such as a damaged checkpoint that was passed over; the last sixteen.",
+        description="What the trainer warned of; the last sixteen.",
+    )
+    damaged_checkpoints: list[Annotated[str, Field(max_length=1024)]] = Field(
+        default_factory=list,
+        max_length=8,
+        description="Checkpoints that did not match their manifest and were passed over, and how; the last eight.",
     )
