@@ -7,7 +7,14 @@ from collections import Counter as Tally
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, start_http_server
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    start_http_server,
+)
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -116,6 +123,7 @@ class OperatorMetrics:
         self._request_seconds = self._histogram(API_SECONDS)
         self._state = _StateCollector(jobs, queue, watches, most_jobs)
         self.registry.register(self._state)
+        ProcessCollector(registry=self.registry)
 
     def reconciled(self, kind: str, result: str, seconds: float) -> None:
         self._reconcile_seconds.labels(kind).observe(seconds)
