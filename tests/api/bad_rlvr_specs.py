@@ -185,6 +185,13 @@ _OF_METHODS = (
         "regex and jsonSchema must not both be set: a completion follows one of them",
     ),
     _bad(
+        "entropy-below-zero",
+        {"spec.rollout.sampling.entropyDescent": {"floor": -1}},
+        "rollout.sampling.entropyDescent.floor",
+        "-1 is below the minimum of 0",
+        "bounds",
+    ),
+    _bad(
         "longer-than-its-grammar",
         {"spec.rollout.sampling": {"regex": "a+", "minTokens": 2}},
         "rollout.sampling.minTokens",

@@ -191,7 +191,7 @@ BAD_SPECS = (
         PREF,
         {"spec.data.pairing": {"solutionRounds": {"minLengthRatio": 0.5}}},
         "spec.data.pairing.solutionRounds.minLengthRatio",
-        "0.5 must be at least 1",
+        "0.5 is below the minimum of 1",
     ),
     BadSpec(
         "pattern-of-solutions-that-is-none",

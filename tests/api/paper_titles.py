@@ -138,7 +138,10 @@ PAPERS = (
     Paper("SophiaVL-R1: Reinforcing MLLMs Reasoning with Thinking Reward", ("trust",)),
     Paper("Stable Reinforcement Learning for Efficient Reasoning", ("gatedLength",)),
     Paper("Unlocking Recursive Thinking of LLMs: Alignment via Refinement", ("refinementGain",)),
-    Paper("Do NOT Think That Much for 2+3=? On the Overthinking of o1-Like LLMs", ("solutionEfficiency",)),
+    Paper(
+        "Do NOT Think That Much for 2+3=? On the Overthinking of o1-Like LLMs",
+        ("solutionEfficiency", "pairing.solutionRounds"),
+    ),
     Paper("Optimizing Length Compression in Large Reasoning Models", ("lengthCompression",)),
     Paper("Posterior-GRPO: Rewarding Reasoning Processes in Code Generation", ("posterior",)),
     Paper(

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from plumbline_api.rlvr_job import Sampling
+from plumbline_api.methods.sampling import EntropyDescent, Sampling
+from plumbline_trainer.rollout.entropy_descent import entropy_of, lower_entropy
 from plumbline_trainer.rollout.sampling import Stream, choose, philox, truncated, uniforms
 from plumbline_trainer.rollout.sampling import draw as draw_tokens
 
@@ -222,3 +223,38 @@ def test_changed_scores_decide_the_token_and_leave_its_logprob_alone():
     tokens, logprobs = choose(LOGITS, None, None, scores)
     assert tokens.tolist() == [3]
     torch.testing.assert_close(logprobs, LOGITS.log_softmax(-1)[:, 3])
+
+
+def test_the_descent_of_entropy_is_what_tokens_are_drawn_from_and_their_logprob():
+    """After the temperature and before truncation; all tokens stay possible, so that ratios to the sampler exist."""
+    count, descent = 1000, EntropyDescent(floor=0.4, learning_rate=1.0, max_steps=40)
+    surer = lower_entropy(LOGITS / 1.5, 0.4, rate=1.0, most_steps=40)
+    assert entropy_of(surer).item() == pytest.approx(0.4, abs=1e-4)
+    rows, sampling = LOGITS.expand(count, -1), Sampling(temperature=1.5, entropy_descent=descent)
+    tokens, logprobs = choose(rows, sampling, grid(count))
+    assert (torch.bincount(tokens, minlength=6) / count - surer[0].softmax(-1)).abs().max() <= 1.01 / count
+    torch.testing.assert_close(logprobs, surer[0].log_softmax(-1)[tokens])
+    tokens, logprobs = choose(rows, sampling.model_copy(update={"top_k": 2}), grid(count))
+    assert set(tokens.tolist()) == {2, 5}
+    torch.testing.assert_close(logprobs, surer[0].log_softmax(-1)[tokens])
+
+
+def test_the_descent_of_entropy_acts_on_changed_scores_too():
+    scores = LOGITS.clone()
+    scores[0, 2] = -torch.inf
+    sampling = Sampling(entropy_descent=EntropyDescent(floor=0.1, learning_rate=1.0, max_steps=20))
+    tokens, logprobs = choose(LOGITS.expand(1000, -1), sampling, grid(1000), scores.expand(1000, -1))
+    expected = lower_entropy(scores, 0.1, rate=1.0, most_steps=20)[0].softmax(-1)
+    assert (torch.bincount(tokens, minlength=6) / 1000 - expected).abs().max() <= 1.01 / 1000
+    own = lower_entropy(LOGITS, 0.1, rate=1.0, most_steps=20)[0].log_softmax(-1)
+    torch.testing.assert_close(logprobs, own[tokens])
+
+
+@pytest.mark.parametrize(("right", "gains"), [(2, True), (3, False)])
+def test_surer_sampling_helps_where_the_likeliest_answer_is_right_and_hurts_where_it_is_not(right, gains):
+    surer = Sampling(entropy_descent=EntropyDescent(floor=0.1, learning_rate=1.0, max_steps=20))
+    rates = []
+    for sampling in (Sampling(), surer):
+        tokens, _ = choose(LOGITS.expand(1000, -1), sampling, grid(1000))
+        rates.append((tokens == right).double().mean().item())
+    assert (rates[1] > rates[0] + 0.1) if gains else (rates[1] < rates[0] - 0.1)

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from plumbline_api.base import Family
+from plumbline_api.methods.verifiers.text import RegularExpression
 
 PairedShape = Literal["lists", "trees", "steps"]
 
@@ -72,4 +73,42 @@ class SafeAndShorter(Pairing, key="safeAndShorter"):
     )
     pairs_per_prompt: int = Field(
         4, ge=1, le=4096, description="Most pairs of each prompt; drawn without replacement where there are more."
+    )
+
+
+class SolutionRounds(Pairing, key="solutionRounds"):
+    """Against overthinking: of sampled traces that go through several solutions, a right one that is cut short is preferred to the longest right one ("Do NOT Think That Much for 2+3=? On the Overthinking of o1-Like LLMs", Chen et al. 2024, arXiv:2412.21187). Wrong traces are left out, and so are prompts without a shorter one."""
+
+    gives_scores: ClassVar = False
+
+    chosen: Literal["shortest", "firstCorrect", "firstCorrectWithReflection", "greedyDiverse"] = Field(
+        "firstCorrectWithReflection",
+        description="What is preferred: shortest, the shortest right trace as it is; of all right traces, cut off behind the first right solution (firstCorrect) or behind the second (firstCorrectWithReflection), or without solutions that repeat earlier ones (greedyDiverse), the shortest.",
+    )
+    threshold: float = Field(
+        0.5, ge=-1e9, le=1e9, description="Traces with at least this score are right: their last answer is the answer."
+    )
+    pattern: RegularExpression = Field(
+        r"\\boxed\{([^{}]*)\}(?:\s*\\[\])])?\$*\.?",
+        min_length=1,
+        max_length=512,
+        description="Regular expression of what ends a solution, with the marks that close a formula; its first group, or else the whole match, is the answer.",
+    )
+    end_of_thinking: str | None = Field(
+        "</think>",
+        min_length=1,
+        max_length=128,
+        description="Text at which thinking ends: only solutions before it are taken away. A trace without it is thinking as a whole.",
+    )
+    similarity: float = Field(
+        0.6,
+        gt=0,
+        le=1,
+        description="With greedyDiverse, share of common words (Jaccard index) from which on a solution repeats another.",
+    )
+    min_length_ratio: float = Field(
+        1.0,
+        ge=1,
+        le=1000,
+        description="The longest trace must have more than so many times the characters of the chosen text.",
     )

@@ -10,6 +10,14 @@ from plumbline_api.base import ApiModel
 from plumbline_api.rules import Rule, any_of, field, has
 
 
+class EntropyDescent(ApiModel):
+    """EM-INF: logits of the next token, divided by the temperature, move down the gradient of their entropy before the token is drawn; the model stays as it is (Agarwal et al. 2025, arXiv:2505.15134). The likeliest token stays the likeliest. Log-probabilities of the sampler are those of the surer distribution, which an off-policy correction may use."""
+
+    floor: float = Field(0.1, ge=0, le=20, description="Entropy in nats below which no token's distribution is taken.")
+    learning_rate: float = Field(0.1, gt=0, le=1000, description="Length of a step along the gradient.")
+    max_steps: int = Field(10, ge=1, le=1000, description="Most steps for a token; each costs a pass over its logits.")
+
+
 class Sampling(ApiModel):
     """How completions are sampled."""
 
@@ -74,4 +82,7 @@ class Sampling(ApiModel):
         None,
         max_length=256,
         description="JSON schema: every completion is a document that it accepts, unless the limit of tokens cuts it off. Tokens that would leave it are never sampled; {} allows any JSON.",
+    )
+    entropy_descent: EntropyDescent | None = Field(
+        None, description="Makes the model surer of each token while it samples; default: as sure as it is."
     )

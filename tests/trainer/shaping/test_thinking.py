@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from plumbline_api.methods.shaping.thinking import LengthCompression, SolutionEfficiency
+from plumbline_trainer.data.solution_rounds import answers, same
 from plumbline_trainer.rollout.judged import judged
 from plumbline_trainer.shaping import Evidence, apply_shaping
-from plumbline_trainer.shaping.thinking import answers, distinct_share, same
+from plumbline_trainer.shaping.thinking import distinct_share
 
 SHORT = "2+3 is 5</think>5"
 CHECKED = "2+3 is 5. Wait, 2+3? 5. Again: 5. So 5</think>5"

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from plumbline_api.methods.sampling import Sampling
+from plumbline_api.methods.sampling import EntropyDescent, Sampling
+from plumbline_trainer.rollout.entropy_descent import lower_entropy
 
 _ROUNDS = 10
 _MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
@@ -100,6 +101,9 @@ def choose(
     changed about the logits and not renormalised after truncation: it is what the trainer computes for the same token,
     so the importance ratio of a fresh completion is 1. Truncation order is top-k, then top-p within it, then min-p, as
     in `transformers`; of tokens that are equally likely all are kept or none.
+
+    Only the descent of entropy, which leaves every token possible, is part of the log-probability: with it the ratio of
+    policy to sampler is what an off-policy correction needs.
     """
     logits = logits.float()
     if sampling is None:
@@ -108,14 +112,21 @@ def choose(
     assert uniform is not None, "sampling needs a uniform number for every row"
     if sampling.temperature != 1.0:
         logits = logits / sampling.temperature
+    logits = _surer(logits, sampling.entropy_descent)
     if scores is None:
         probabilities = logits.softmax(dim=-1)
         tokens = draw(truncated(probabilities, sampling), uniform)
         # a token that was drawn from them has a probability above 0, so its logarithm is as good as any
         return tokens, probabilities.gather(-1, tokens[:, None]).squeeze(-1).log()
-    changed = (scores.float() / sampling.temperature).softmax(dim=-1)
+    changed = _surer(scores.float() / sampling.temperature, sampling.entropy_descent).softmax(dim=-1)
     tokens = draw(truncated(changed, sampling), uniform)
     return tokens, _log_probability(logits, tokens)
+
+
+def _surer(logits: Tensor, descent: EntropyDescent | None) -> Tensor:
+    if descent is None:
+        return logits
+    return lower_entropy(logits, descent.floor, rate=descent.learning_rate, most_steps=descent.max_steps)
 
 
 def truncated(probabilities: Tensor, sampling: Sampling) -> Tensor:

@@ -5,13 +5,10 @@ Places are characters of the text, and shares of a text are shares of its charac
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from decimal import Decimal, InvalidOperation
-
 import torch
 
 from plumbline_api.methods.shaping.thinking import LengthCompression, SolutionEfficiency
+from plumbline_trainer.data.solution_rounds import answers, differing, same, solution_rounds
 from plumbline_trainer.reporting.metrics import Metric
 from plumbline_trainer.rollout.groups import Groups
 from plumbline_trainer.rollout.judged import JudgedRollout
@@ -87,38 +84,8 @@ def solution_efficiency(
     )
 
 
-def answers(text: str, pattern: str) -> Iterator[tuple[int, str]]:
-    """The answers in a text: where each match ends, and its first group or else the whole match."""
-    for match in re.finditer(pattern, text):
-        if match.end() > match.start():
-            yield match.end(), match.group(1 if match.re.groups else 0) or ""
-
-
-def same(found: str, answer: str) -> bool:
-    """Whether two answers are equal, as text or as decimal numbers; commas and white space do not count."""
-    found, answer = ("".join(value.replace(",", "").split()) for value in (found, answer))
-    if found == answer:
-        return True
-    try:
-        return Decimal(found) == Decimal(answer)
-    except InvalidOperation:
-        return False
-
-
 def distinct_share(text: str, pattern: str, similarity: float) -> float:
     """The share of a text in solutions whose words differ from those of every solution before it."""
-    ends = [stop for stop, _ in answers(text, pattern)][:-1]
-    starts = [0, *ends]
-    known: list[frozenset[str]] = []
-    distinct = 0
-    for start, end in zip(starts, [*ends, len(text)], strict=True):
-        words = frozenset(re.findall(r"\w+", text[start:end].lower()))
-        if all(_jaccard(words, before) < similarity for before in known):
-            distinct += end - start
-            known.append(words)
-    return distinct / len(text)
-
-
-def _jaccard(first: frozenset[str], second: frozenset[str]) -> float:
-    union = len(first | second)
-    return len(first & second) / union if union else 1.0
+    rounds = solution_rounds(text, pattern)
+    kept = differing([text[one.start : one.end] for one in rounds], similarity)
+    return sum(one.end - one.start for one, differs in zip(rounds, kept, strict=True) if differs) / len(text)

@@ -1,3 +1,3 @@
 """Pairs out of rows with several completions. Importing this package registers all ways to make them."""
 
-from plumbline_trainer.data.pairing import lists, step_advantage, trees  # noqa: F401
+from plumbline_trainer.data.pairing import lists, solutions, step_advantage, trees  # noqa: F401
