@@ -25,7 +25,7 @@ from plumbline_operator.reconcile import Reconciler
 from plumbline_operator.registry import JobRegistry
 from plumbline_operator.resources import JOBS, RUNTIMES, JobKey
 from plumbline_operator.status_pull import PULL_SECONDS, StatusPuller
-from plumbline_operator.watching import AUDITED, Watcher, watch
+from plumbline_operator.watching import Watcher, audited, watch
 
 logger = logging.getLogger("plumbline_operator")
 
@@ -43,6 +43,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         default=[],
         metavar="NAME",
         help="serve only this namespace; may be given several times (default: all)",
+    )
+    parser.add_argument(
+        "--without-cluster-scope",
+        action="store_true",
+        help="read nothing that lies in no namespace, neither ClusterTrainerRuntimes nor nodes: for an operator without"
+        " a ClusterRole; needs --namespace",
     )
     parser.add_argument("--workers", type=int, default=4, help="jobs reconciled at the same time (default: 4)")
     parser.add_argument("--metrics-port", type=int, default=8080, help="port of /metrics (default: 8080)")
@@ -79,6 +85,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parsed = parser.parse_args(arguments)
     if parsed.workers < 1:
         parser.error("--workers must be at least 1")
+    if parsed.without_cluster_scope and not parsed.namespace:
+        parser.error("--without-cluster-scope needs --namespace")
     return parsed
 
 
@@ -100,8 +108,9 @@ async def run(options: argparse.Namespace) -> None:
     )
     reconciler = Reconciler(api, queue, jobs, puller, departed, metrics, progress_interval=options.progress_interval)
     watcher = Watcher(queue, jobs, departed, activity)
-    audit = Audit(api, AUDITED, options.namespace, watcher.concern, watcher.notice_gone)
-    metrics.show_silent([*(resource.plural for resource in AUDITED), "audit"], audit.silent)
+    resources = audited(cluster_scope=not options.without_cluster_scope)
+    audit = Audit(api, resources, options.namespace, watcher.concern, watcher.notice_gone)
+    metrics.show_silent([*(resource.plural for resource in audit.resources), "audit"], audit.silent)
     watching = asyncio.Event()
     # Until kopf takes the signal over; the first process of a container has no default action for it.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, starting.cancel)

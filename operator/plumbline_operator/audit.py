@@ -67,6 +67,7 @@ class Audit:
     ) -> None:
         self._api = api
         self._namespaces: list[str | None] = list(namespaces) or [None]
+        self.resources = tuple(resources)
         self._streams = {resource: _Stream() for resource in resources}
         self._found_behind = found_behind
         self._listed = listed

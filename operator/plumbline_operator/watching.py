@@ -34,10 +34,14 @@ from plumbline_operator.resources import (
     Resource,
 )
 
-AUDITED: tuple[Resource, ...] = (*JOBS.values(), *RUNTIMES.values(), *CHILDREN.values())
-
 _POD_NAME_PARTS = 3
 """Parts that a pod's name has after the job's: role, attempt, index."""
+
+
+def audited(*, cluster_scope: bool) -> tuple[Resource, ...]:
+    """The resources that are watched and audited; without cluster scope none that lies in no namespace."""
+    resources = (*JOBS.values(), *RUNTIMES.values(), *CHILDREN.values())
+    return tuple(resource for resource in resources if resource.namespaced or cluster_scope)
 
 
 class Watcher:
@@ -104,7 +108,7 @@ class Watcher:
     def handlers(self, audit: Audit) -> kopf.OperatorRegistry:
         """kopf's registry with one `on.event` handler for each watched resource."""
         registry = kopf.OperatorRegistry()
-        for resource in (*AUDITED, EVENTS):
+        for resource in (*audit.resources, EVENTS):
             self._handle(registry, resource, audit)
         return registry
 
@@ -113,7 +117,7 @@ class Watcher:
             document = event["object"]
             deleted = event["type"] == "DELETED"
             self._activity.touch(resource.plural)
-            if resource in AUDITED:
+            if resource in audit.resources:
                 audit.delivered(resource, document["metadata"], deleted)
             if resource.kind in JOBS and not deleted:
                 self.know(resource, document)
