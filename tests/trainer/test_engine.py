@@ -371,13 +371,52 @@ def test_figures_count_what_was_done(model):
     assert figures.completions == 24
     assert figures.tokens == sum(lengths)
     assert figures.longest == max(lengths)
-    assert figures.slowest_share == pytest.approx(max(lengths) / (sum(lengths) / 24))
+    assert figures.slowest_share == pytest.approx(figures.alone_seconds / figures.seconds)
     assert figures.prompt_tokens == sum(len(prompt) for prompt in prompts), "a prompt is computed once"
     assert figures.decode_rows >= sum(lengths) - 24, "the last token of a completion is not computed"
     assert 1 <= figures.rows_per_step <= 8
     assert figures.decode_rows == pytest.approx(figures.rows_per_step * figures.decode_steps)
     assert figures.prefill_seconds > 0
     assert figures.decode_seconds > 0
+
+
+def test_the_slowest_completion_runs_alone_when_the_others_have_ended(model, monkeypatch):
+    """By a clock that each forward pass moves on by a second: two completions, of four and nine tokens."""
+    engine = engine_of(model, max_tokens=9, stop_tokens=())
+    now = 0.0
+    advance = Engine.advance
+
+    def slow(*arguments):
+        nonlocal now
+        now += 1.0
+        return advance(*arguments)
+
+    monkeypatch.setattr(Engine, "advance", slow)
+    monkeypatch.setattr("plumbline_trainer.rollout.engine.time.perf_counter", lambda: now)
+    streams = [Stream(1, "figures", 0, number, 0) for number in range(2)]
+    [short], [long] = engine.generate([Request([3, 4], streams[:1], 4), Request([3, 4], streams[1:], 9)], Sampling())
+    assert (len(short.tokens), len(long.tokens)) == (4, 9), "neither meets an end token"
+    assert engine.last_figures.alone_seconds == 4, "passes for the tokens five to eight; the last is not computed"
+    assert engine.last_figures.slowest_share == pytest.approx(4 / 8)
+
+
+def test_one_completion_is_alone_all_the_time(model):
+    engine = engine_of(model, max_tokens=5, stop_tokens=())
+    engine.generate([Request([3, 4], [Stream(1, "figures", 0, 0, 0)])], Sampling())
+    assert engine.last_figures.slowest_share == pytest.approx(1)
+
+
+def test_figures_of_calls_add_up(model):
+    engine = engine_of(model, max_tokens=9)
+    figures = []
+    for number in range(2):
+        engine.generate(requests_of(prompts_of(3 + number), 2), Sampling())
+        figures.append(engine.last_figures)
+    both = figures[0] + figures[1]
+    assert both.completions == 6 + 8
+    assert both.tokens == figures[0].tokens + figures[1].tokens
+    assert both.longest == max(one.longest for one in figures)
+    assert both.seconds == pytest.approx(figures[0].seconds + figures[1].seconds)
 
 
 def test_figures_of_nothing_are_zero(model):

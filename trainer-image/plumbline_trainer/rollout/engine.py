@@ -130,6 +130,9 @@ class GenerationFigures:
     decode_seconds: float = 0.0
     """Wall time of the prompts, and of everything else: choosing tokens and computing them."""
 
+    alone_seconds: float = 0.0
+    """Wall time for which one completion alone was unfinished and none waited: the slowest, with all others done."""
+
     decode_steps: int = 0
     """Forward passes of one token a row."""
 
@@ -142,9 +145,23 @@ class GenerationFigures:
         return self.decode_rows / self.decode_steps if self.decode_steps else 0.0
 
     @property
+    def seconds(self) -> float:
+        return self.prefill_seconds + self.decode_seconds
+
+    @property
     def slowest_share(self) -> float:
-        """Length of the longest completion over the mean length: 1 where all are equally long, 0 without any."""
-        return self.longest * self.completions / self.tokens if self.tokens else 0.0
+        """Share of the time for which the slowest completion ran alone: 0 where others end with it, 1 where there is
+        only one; 0 without any."""
+        return self.alone_seconds / self.seconds if self.seconds else 0.0
+
+    def __add__(self, other: GenerationFigures) -> GenerationFigures:
+        """Of both calls together."""
+        return GenerationFigures(
+            **{
+                name: max(value, getattr(other, name)) if name == "longest" else value + getattr(other, name)
+                for name, value in vars(self).items()
+            }
+        )
 
 
 @dataclass
@@ -285,9 +302,12 @@ class _Generation:
 
     def run(self) -> list[list[Completion]]:
         started = time.perf_counter()
+        alone_since: float | None = None
         while self._waiting or len(self._rows):
             self._poll()
             self._admit()
+            if alone_since is None and not self._waiting and len(self._rows) - self._ended.sum() == 1:
+                alone_since = time.perf_counter()
             self._take_tokens()
             self._drop_ended()
             if len(self._rows):
@@ -303,7 +323,10 @@ class _Generation:
         self.figures.completions = len(completions)
         self.figures.tokens = int(self._lengths.sum())
         self.figures.longest = int(self._lengths.max(initial=0))
-        self.figures.decode_seconds = time.perf_counter() - started - self.figures.prefill_seconds
+        ended = time.perf_counter()
+        self.figures.decode_seconds = ended - started - self.figures.prefill_seconds
+        if alone_since is not None:
+            self.figures.alone_seconds = ended - (started if len(completions) == 1 else alone_since)
         return [completions[self._offsets[index] : self._offsets[index + 1]] for index in range(len(self._requests))]
 
     def _in_admission_order(self) -> list[_Wanted]:
