@@ -114,6 +114,45 @@ def test_a_death_is_an_error_of_its_call_alone(pool):
     assert not outcomes[0].timed_out
 
 
+def test_a_call_whose_process_was_killed_from_outside_is_made_once_more(tmp_path):
+    numbers = Reward(name="numbers", verifier={"numeric": {}}, timeout_seconds=30.0)
+    before = _children()
+    with VerifierPool([numbers], {}, workers=1) as pool:
+        calls = [Call("numbers", "", str(number), str(number), {}) for number in range(300)]
+        seen = []
+
+        def kill(call, outcome):
+            seen.append(call)
+            if len(seen) in (1, 100):
+                [worker] = _children() - before
+                os.kill(worker, signal.SIGKILL)
+
+        outcomes = pool.run(calls, on_outcome=kill)
+    assert [outcome.value for outcome in outcomes] == [1.0] * 300
+
+
+def test_processes_killed_while_they_load_are_replaced_a_few_times(tmp_path):
+    numbers = Reward(name="numbers", verifier={"numeric": {}}, timeout_seconds=30.0)
+    before = _children()
+
+    def kill(times):
+        killed = set()
+
+        def poll():
+            if len(killed) < times:
+                for worker in _children() - before - killed:
+                    killed.add(worker)
+                    os.kill(worker, signal.SIGKILL)
+
+        return poll
+
+    with VerifierPool([numbers], {}, workers=1) as pool:
+        assert [one.value for one in pool.run([Call("numbers", "", "1", "1", {})], kill(2))] == [1.0]
+    with VerifierPool([numbers], {}, workers=1) as pool:
+        with pytest.raises(RewardFunctionError, match="reward numbers: .*SIGKILL while loading the code"):
+            pool.run([Call("numbers", "", "1", "1", {})], kill(3))
+
+
 def test_an_error_carries_the_end_of_its_traceback(pool):
     [outcome] = pool.run([call("raise")])
     assert outcome.error == "KeyError: 'nothing'"

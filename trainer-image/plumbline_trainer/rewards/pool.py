@@ -1,7 +1,8 @@
 """Runs verifiers in processes of their own, with a hard time limit for every call.
 
 A call that runs out of time, or whose process dies, costs that process: it is killed with all its children and a new
-one takes its place. Nothing that a verifier does can hold up or end the trainer. Results come in the order of calls.
+one takes its place. A process that a signal ended, such as the kernel's when memory is short, has not judged: its call
+is made once more. Nothing that a verifier does can hold up or end the trainer. Results come in the order of calls.
 
 Workers see neither the trainer's environment, where credentials and the addresses of its peers may be, nor its files
 and pipes, and their memory is limited (see `worker`). They run the project's own code; completions that are programs
@@ -46,6 +47,9 @@ GRACE_SECONDS = 2.0
 """What a worker gets beyond the limit of a call to end its sandbox's processes by itself, and again to leave."""
 
 MAX_WORKERS = 8
+
+MAX_KILLED_WHILE_LOADING = 3
+"""Workers in a row that a signal may end before they have loaded their code."""
 _POLL_SECONDS = 0.1
 
 
@@ -94,6 +98,7 @@ class VerifierPool:
         self._size = workers or min(MAX_WORKERS, len(os.sched_getaffinity(0)))
         self._selector = selectors.DefaultSelector()
         self._workers = [_Worker(self._greeting, self._selector, self._sandboxed) for _ in range(self._size)]
+        self._killed_while_loading = 0
 
     def __enter__(self) -> VerifierPool:
         return self
@@ -124,6 +129,7 @@ class VerifierPool:
         """
         outcomes: list[Outcome | None] = [None] * len(calls)
         waiting = deque(range(len(calls)))
+        repeated: set[int] = set()
         missing = len(calls)
 
         def settle(worker: _Worker, outcome: Outcome) -> None:
@@ -143,6 +149,7 @@ class VerifierPool:
                     if waiting and worker.idle:
                         index = waiting.popleft()
                         limit = min(self._timeouts[calls[index].component], longest)
+                        self._killed_while_loading = 0
                         worker.send(index, calls[index], limit)
                 for key, _ in self._selector.select(self._patience()):
                     worker = key.data
@@ -153,7 +160,15 @@ class VerifierPool:
                         worker.end()
                     elif worker.closed:
                         outcome = worker.died()
-                        if worker.call is not None:
+                        if worker.loading:
+                            self._not_loaded(worker, outcome)
+                        elif worker.call is None:
+                            pass  # it ended idle; another one takes its place
+                        elif worker.killed and worker.call not in repeated:
+                            repeated.add(worker.call)
+                            waiting.appendleft(worker.call)
+                            worker.call = None
+                        else:
                             settle(worker, outcome)
                 now = time.monotonic()
                 for worker in self._workers:
@@ -165,6 +180,12 @@ class VerifierPool:
                 if worker.call is not None:
                     worker.end()
         return [outcome for outcome in outcomes if outcome is not None]
+
+    def _not_loaded(self, worker: _Worker, outcome: Outcome) -> None:
+        """A worker ended while it loaded: raises unless signals did it and it may load another time."""
+        self._killed_while_loading += 1
+        if not worker.killed or self._killed_while_loading >= MAX_KILLED_WHILE_LOADING:
+            raise RewardFunctionError(f"reward {worker.loading}: {outcome.error} while loading the code")
 
     def _replace_ended(self) -> None:
         for index, worker in enumerate(self._workers):
@@ -198,6 +219,8 @@ class _Worker:
         self.sent = 0.0
         self.closed = False
         self.last_answer = False
+        self.killed = False
+        """Whether a signal ended the process."""
         self.ended = False
         self._to_load = [component["name"] for component in greeting]
         self.deadline = time.monotonic() + LOAD_SECONDS
@@ -206,6 +229,11 @@ class _Worker:
     @property
     def _output(self) -> Any:
         return self._process.stdout
+
+    @property
+    def loading(self) -> str:
+        """The component whose code is being loaded; empty once all are."""
+        return self._to_load[0] if self._to_load else ""
 
     @property
     def idle(self) -> bool:
@@ -246,12 +274,11 @@ class _Worker:
         """After the stream has ended: the process is gone, and so is its call."""
         try:
             code = self._process.wait(timeout=1)
+            self.killed = code < 0
             how = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
         except subprocess.TimeoutExpired:
             how = "its answers by closing their pipe"
         self.end()
-        if self._to_load:
-            raise RewardFunctionError(f"reward {self._to_load[0]}: its process ended {how} while loading the code")
         return Outcome(None, f"the process ended {how}")
 
     def expire(self) -> Outcome:
