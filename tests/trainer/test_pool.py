@@ -148,9 +148,9 @@ def test_processes_killed_while_they_load_are_replaced_a_few_times(tmp_path):
 
     with VerifierPool([numbers], {}, workers=1) as pool:
         assert [one.value for one in pool.run([Call("numbers", "", "1", "1", {})], kill(2))] == [1.0]
-    with VerifierPool([numbers], {}, workers=1) as pool:
-        with pytest.raises(RewardFunctionError, match="reward numbers: .*SIGKILL while loading the code"):
-            pool.run([Call("numbers", "", "1", "1", {})], kill(3))
+    refused = pytest.raises(RewardFunctionError, match=r"reward numbers: .*SIGKILL while loading the code")
+    with VerifierPool([numbers], {}, workers=1) as pool, refused:
+        pool.run([Call("numbers", "", "1", "1", {})], kill(3))
 
 
 def test_an_error_carries_the_end_of_its_traceback(pool):
