@@ -16,7 +16,8 @@ from images.description import ROOT, Image
 
 # What the base image's Python can load, whichever Python runs pip here.
 TARGET = ["--python-version", "3.11", "--implementation", "cp", "--only-binary", ":all:", "--no-deps"]
-PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
+# pip does not know that one of these includes the others; Debian 12 has glibc 2.36.
+PLATFORMS = (*(f"manylinux_2_{minor}_x86_64" for minor in range(36, 16, -1)), "manylinux2014_x86_64")
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
 
