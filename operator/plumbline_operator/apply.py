@@ -8,7 +8,18 @@ from datetime import UTC, datetime
 from typing import Any
 
 from plumbline_operator.api import Api, ApiError
-from plumbline_operator.model import Apply, Decision, Delete, DeleteJob, Manifest, PostEvent, Refusal, WriteStatus
+from plumbline_operator.model import (
+    Annotate,
+    Apply,
+    Decision,
+    Delete,
+    DeleteJob,
+    Manifest,
+    PostEvent,
+    Refusal,
+    SuspendJob,
+    WriteStatus,
+)
 from plumbline_operator.resources import EVENTS, JobKey
 
 COMPONENT = "plumbline-operator"
@@ -42,6 +53,10 @@ async def apply(
                 await api.delete(
                     step.resource, key.namespace, step.name, uid=step.uid, grace_seconds=step.grace_seconds
                 )
+            case Annotate():
+                await _annotate(api, key, step)
+            case SuspendJob():
+                await _suspend_job(api, key, job)
             case DeleteJob():
                 await api.delete(key.resource, key.namespace, key.name, uid=step.uid)
     return refusals
@@ -55,6 +70,30 @@ async def _apply_child(api: Api, step: Apply) -> Refusal | None:
             raise
         return Refusal(f"{step.manifest['kind']} {step.manifest['metadata']['name']}", error.code, error.message)
     return None
+
+
+async def _annotate(api: Api, key: JobKey, step: Annotate) -> None:
+    """The uid makes the write conditional; a pod that is gone needs no annotation."""
+    change = {"metadata": {"uid": step.uid, "annotations": dict(step.annotations)}}
+    try:
+        await api.patch(step.resource, key.namespace, step.name, change)
+    except ApiError as error:
+        if error.code not in (404, 409):
+            raise
+
+
+async def _suspend_job(api: Api, key: JobKey, job: Mapping[str, Any]) -> None:
+    metadata = job["metadata"]
+    change = {
+        "metadata": {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]},
+        "spec": {"runPolicy": {"suspend": True}},
+    }
+    try:
+        await api.patch(key.resource, key.namespace, key.name, change)
+    except ApiError as error:
+        if error.code in (404, 409):
+            raise JobChanged(str(error)) from error
+        raise
 
 
 async def _write_status(api: Api, key: JobKey, job: Mapping[str, Any], step: WriteStatus) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from plumbline_api.contract import ATTEMPT_VARIABLE, PORT, RENDEZVOUS_PORT
 from plumbline_api.scheduling import Scheduling
+from plumbline_operator.kueue import admission_gates, group_annotations, group_labels
 from plumbline_operator.model import Manifest
 from plumbline_operator.pods import TRAINER_CONTAINER
 from plumbline_operator.resources import (
@@ -21,6 +23,20 @@ from plumbline_operator.resources import (
     TRAINER_ROLE,
 )
 from plumbline_operator.snapshot import Snapshot, snapshot_name
+
+_NODE_TAINTS = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What is decided about the pods of an attempt when they are made, and not once in the snapshot."""
+
+    scheduling: Scheduling = field(default_factory=Scheduling)
+    node_lost_seconds: int = 30
+    """How long a pod stays on a node that does not answer; Kubernetes would wait 300 s before the job may go on."""
+    grace_seconds: int | None = None
+    """Time between SIGTERM and SIGKILL; None leaves the template's."""
+    node_affinity: Manifest | None = None
 
 
 def pod_name(job_name: str, attempt: int, rank: int) -> str:
@@ -78,21 +94,23 @@ def service_manifest(job: Mapping[str, Any], attempt: int) -> Manifest:
 
 
 def pod_manifest(
-    job: Mapping[str, Any], snapshot: Snapshot, scheduling: Scheduling, attempt: int, rank: int, master_address: str
+    job: Mapping[str, Any], snapshot: Snapshot, placement: Placement, attempt: int, rank: int, master_address: str
 ) -> Manifest:
     """One rank of one attempt: the snapshot's template, the job's present scheduling, torchrun's variables."""
+    scheduling = placement.scheduling
     template = copy.deepcopy(snapshot.pod_template)
     spec = template["spec"]
     labels = {
         **template["metadata"]["labels"],
+        **group_labels(job, scheduling, attempt),
         **_labels(job),
         ROLE_LABEL: TRAINER_ROLE,
         ATTEMPT_LABEL: str(attempt),
         RANK_LABEL: str(rank),
     }
     metadata = _metadata(job, pod_name(job["metadata"]["name"], attempt, rank), labels)
-    if template["metadata"]["annotations"]:
-        metadata["annotations"] = template["metadata"]["annotations"]
+    if annotations := {**template["metadata"]["annotations"], **group_annotations(scheduling, snapshot.replicas)}:
+        metadata["annotations"] = annotations
 
     variables = [
         {"name": "RANK", "value": str(rank)},
@@ -105,13 +123,30 @@ def pod_manifest(
     for container in [*spec["initContainers"], *spec["containers"]]:
         container["env"] = [*variables, *container["env"]]
 
+    _place(spec, placement)
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+
+
+def _place(spec: Manifest, placement: Placement) -> None:
+    scheduling = placement.scheduling
     if scheduling.node_selector:
         spec["nodeSelector"] = {**spec.get("nodeSelector", {}), **scheduling.node_selector}
     if scheduling.tolerations:
         spec["tolerations"] = [*(entry.to_document() for entry in scheduling.tolerations), *spec["tolerations"]]
+    tolerated = {toleration.get("key") for toleration in spec["tolerations"]}
+    spec["tolerations"] += [
+        {"key": taint, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": placement.node_lost_seconds}
+        for taint in _NODE_TAINTS
+        if taint not in tolerated
+    ]
     if scheduling.priority_class_name:
         spec["priorityClassName"] = scheduling.priority_class_name
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+    if gates := admission_gates(scheduling):
+        spec["schedulingGates"] = gates
+    if placement.grace_seconds is not None:
+        spec["terminationGracePeriodSeconds"] = placement.grace_seconds
+    if placement.node_affinity is not None:
+        spec["affinity"] = {"nodeAffinity": placement.node_affinity}
 
 
 def _master_address(rank: int, service_address: str) -> Manifest:

@@ -127,7 +127,12 @@ async def _runtime(api: Api, key: JobKey, job: Mapping[str, Any]) -> Mapping[str
     if reference is None or reference[0] not in RUNTIMES:
         return None  # the spec is invalid, and its validation says so
     resource = RUNTIMES[reference[0]]
-    return await api.get(resource, key.namespace if resource.namespaced else None, reference[1])
+    try:
+        return await api.get(resource, key.namespace if resource.namespaced else None, reference[1])
+    except ApiError as error:
+        if error.code == 403 and not resource.namespaced:
+            return None  # an operator without a ClusterRole: for it there are none
+        raise
 
 
 async def _events(api: Api, namespace: str, pods: list[PodView], narrower: str = "") -> tuple[PodEvent, ...]:
@@ -168,9 +173,10 @@ async def _log_tail(api: Api, namespace: str, pod: PodView) -> str:
 
 
 async def _nodes(api: Api, pods: tuple[PodView, ...]) -> dict[str, bool]:
-    """Whether the nodes of pods that are going away are ready. Unknown without permission to read nodes."""
+    """Whether the nodes of pods that go away, or do not answer, are ready. Unknown without permission to read nodes."""
     ready = {}
-    for name in {pod.node for pod in pods if pod.stopping and not pod.finished and pod.node}:
+    asked = [pod for pod in pods if pod.node and not pod.finished and (pod.stopping or pod.not_ready_since)]
+    for name in {pod.node for pod in asked}:
         try:
             node = await api.get(NODES, None, name)
         except ApiError as error:

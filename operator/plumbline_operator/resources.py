@@ -20,6 +20,8 @@ KIND_LABEL = f"{GROUP}/kind"
 ROLE_LABEL = f"{GROUP}/role"
 ATTEMPT_LABEL = f"{GROUP}/attempt"
 RANK_LABEL = f"{GROUP}/rank"
+CHECKPOINT_TIME_ANNOTATION = f"{GROUP}/checkpoint-time"
+CHECKPOINT_STEP_ANNOTATION = f"{GROUP}/checkpoint-step"
 SNAPSHOT_HASH_ANNOTATION = f"{GROUP}/snapshot-hash"
 
 TRAINER_ROLE = "trainer"

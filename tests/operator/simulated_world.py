@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,6 +12,7 @@ from plumbline_api.contract import StatusReport
 from plumbline_operator.decide import decide
 from plumbline_operator.decide.draft import read_status
 from plumbline_operator.model import (
+    Annotate,
     Apply,
     Decision,
     Delete,
@@ -21,6 +23,7 @@ from plumbline_operator.model import (
     Refusal,
     ServiceView,
     Step,
+    SuspendJob,
     WriteStatus,
 )
 from plumbline_operator.pods import ContainerView, PodView, read_pod
@@ -44,9 +47,12 @@ class World:
         self.departed: dict[str, PodView] = {}
         self.events: list[PostEvent] = []
         self.created: list[str] = []
+        self.manifests: dict[str, dict[str, Any]] = {}
+        """What every pod that was ever created looked like, by name."""
         self.warnings: tuple[PodEvent, ...] = ()
         self.refusals: tuple[Refusal, ...] = ()
         self.foreign: tuple[str, ...] = ()
+        self.annotated: list[str] = []
         self.quota_message = ""
         """With what the API server refuses pods; empty when it does not."""
         self.nodes: dict[str, bool] = {}
@@ -88,6 +94,10 @@ class World:
                     self._apply(manifest)
                 case Delete():
                     self._delete(step)
+                case Annotate(name=name, uid=uid, annotations=annotations):
+                    self._annotate(name, uid, annotations)
+                case SuspendJob():
+                    self.edit_policy(suspend=True)
                 case DeleteJob():
                     self.job = None
 
@@ -125,8 +135,10 @@ class World:
             self.services.setdefault(name, ServiceView(name, self._uid(), attempt, "10.0.0.1"))
         elif name not in self.pods and not self.quota_message:
             self.created.append(name)
+            self.manifests[name] = manifest
             document = {**manifest, "status": {"phase": "Pending"}}
-            document["metadata"] = {**manifest["metadata"], "uid": self._uid()}
+            created = self.now.isoformat()
+            document["metadata"] = {**manifest["metadata"], "uid": self._uid(), "creationTimestamp": created}
             self.pods[name] = read_pod(document)
 
     def _delete(self, step: Delete) -> None:
@@ -138,7 +150,13 @@ class World:
         if pod.finished or step.grace_seconds == 0 or not pod.node:
             del self.pods[step.name]
         else:
-            self.pods[step.name] = dataclasses.replace(pod, deletion_time=self.now + GRACE)
+            grace = GRACE if step.grace_seconds is None else timedelta(seconds=step.grace_seconds)
+            self.pods[step.name] = dataclasses.replace(pod, deletion_time=self.now + grace)
+
+    def _annotate(self, name: str, uid: str, annotations: Mapping[str, str]) -> None:
+        if name in self.pods and self.pods[name].uid == uid:
+            self.annotated.append(name)
+            self._change(name, checkpoint_time=datetime.fromisoformat(annotations["plumbline.dev/checkpoint-time"]))
 
     def _uid(self) -> str:
         self._uids += 1
@@ -161,9 +179,26 @@ class World:
         assert self.job is not None
         self.job["spec"]["runPolicy"] |= policy
 
-    def run_pod(self, name: str) -> None:
+    def edit_policy(self, **policy: Any) -> None:
+        """An edit as the API server stores it: with a new generation of the spec."""
+        assert self.job is not None
+        self.set_policy(**policy)
+        self.job["metadata"]["generation"] += 1
+
+    def bind_pod(self, name: str, node: str = "node-1") -> None:
+        """The scheduler has found a node."""
+        self._change(name, node=node, scheduled=True, bound=self.now, gates=())
+
+    def run_pod(self, name: str, node: str = "node-1") -> None:
+        if not self.pods[name].bound:
+            self.bind_pod(name, node)
         container = ContainerView("trainer", running=True, started=self.now)
-        self._change(name, phase="Running", node="node-1", scheduled=True, ip="10.1.0.1", containers=(container,))
+        self._change(name, phase="Running", ip="10.1.0.1", containers=(container,))
+
+    def lose_node(self, name: str) -> None:
+        """The node of a pod stops answering: its controller marks the pods."""
+        self.nodes[self.pods[name].node] = False
+        self._change(name, not_ready_since=self.now)
 
     def end_pod(
         self, name: str, exit_code: int, message: str = "", reason: str = "", container: str = "trainer"

@@ -9,7 +9,7 @@ import pytest
 
 from plumbline_api.contract import TrainerConfig
 from plumbline_api.scheduling import Scheduling
-from plumbline_operator.children import pod_manifest, service_manifest
+from plumbline_operator.children import Placement, pod_manifest, service_manifest
 from plumbline_operator.decide.acceptance import accept
 from plumbline_operator.model import Observed
 from plumbline_operator.snapshot import Snapshot, read_snapshot, whole_cpus
@@ -27,7 +27,7 @@ def config_map_of(job: dict[str, Any], **runtime: Any) -> dict[str, Any]:
 
 def pod_of(job: dict[str, Any], rank: int = 0, scheduling: Scheduling | None = None, **runtime: Any) -> dict[str, Any]:
     snapshot = snapshot_of(job, **runtime)
-    return pod_manifest(stored(job), snapshot, scheduling or Scheduling(), 2, rank, "10.96.0.7")
+    return pod_manifest(stored(job), snapshot, Placement(scheduling or Scheduling()), 2, rank, "10.96.0.7")
 
 
 def mounts_of(pod: dict[str, Any]) -> dict[str, tuple[str, str | None, bool]]:
@@ -209,7 +209,7 @@ def test_scheduling_adds_to_the_runtimes() -> None:
 
 def test_names_are_short_enough_for_the_longest_job_name() -> None:
     job = preference_job("j" * 40, replicas=1024, training={"steps": 1, "batchSize": 1024})
-    name = pod_manifest(stored(job), snapshot_of(job), Scheduling(), 1001, 1023, "")["metadata"]["name"]
+    name = pod_manifest(stored(job), snapshot_of(job), Placement(), 1001, 1023, "")["metadata"]["name"]
     assert len(name) <= 63
 
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from plumbline_api import API_VERSION
 from plumbline_api.base import ApiModel
 from plumbline_api.conditions import Reason
+from plumbline_api.job import MANAGED_BY_OPERATOR
 from plumbline_api.messages import InvalidSpec, changed_fixed_fields, validate
 from plumbline_api.run_policy import RunPolicy
 from plumbline_api.runtime import TrainerRuntimeSpec
@@ -67,6 +68,11 @@ def spec_change(job: Mapping[str, Any], snapshot: Snapshot) -> str:
     if changed:
         return f"{', '.join(error.path for error in changed[:ERRORS_SHOWN])} changed after the start; {goes_on}"
     return ""
+
+
+def managed_elsewhere(job: Mapping[str, Any]) -> bool:
+    """Whether the job names another controller than this operator."""
+    return ((job.get("spec") or {}).get("managedBy") or MANAGED_BY_OPERATOR) != MANAGED_BY_OPERATOR
 
 
 def live_policy(job: Mapping[str, Any], snapshot: Snapshot) -> RunPolicy:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from plumbline_api.conditions import Reason
 from plumbline_api.contract import TerminationMessage
-from plumbline_api.running import RunPolicy
-from plumbline_api.status import Attempt, Failure
+from plumbline_api.run_policy import RunPolicy
+from plumbline_api.status import Attempt, Failure, JobStatus
 from plumbline_operator.decide.diagnosis import Evidence, Finding, Rank, diagnose_gang, last_words
+from plumbline_operator.decide.node_loss import node_loss, on_lost_node
+from plumbline_operator.decide.restart_rules import Answer, Response
 from plumbline_operator.model import Delete, Observed
 from plumbline_operator.pods import PodView
 from plumbline_operator.resources import PODS, TRAINER_ROLE
@@ -109,16 +112,40 @@ def backoff_seconds(policy: RunPolicy, failures: int) -> float:
     return min(policy.backoff.max_seconds, policy.backoff.initial_seconds * 2 ** min(failures - 1, 30))
 
 
-def next_start(policy: RunPolicy, finding: Finding, failures: int, attempt: Attempt, now: datetime) -> datetime:
-    """When the next attempt may start.
+def next_start(
+    policy: RunPolicy, response: Response, status: JobStatus, attempt: Attempt, uid: str, now: datetime
+) -> datetime:
+    """When the next attempt may start after the last one, which is closed.
 
-    After a failure: the backoff. After a disruption, which is nobody's fault: at once, but not sooner than the initial
-    backoff after the last start, so that a cluster that keeps taking pods away is not flooded with new ones.
+    After a failure: the backoff, which grows with every failure that counts and with every attempt in a row whose pods
+    never came together. After a disruption, which is nobody's fault: at once, but not sooner than the initial backoff
+    after the last start, so that a cluster that keeps taking pods away is not flooded with new ones.
     """
-    if finding.counts:
-        return now + timedelta(seconds=backoff_seconds(policy, failures))
-    earliest = (attempt.start_time or now) + timedelta(seconds=policy.backoff.initial_seconds)
-    return max(now, earliest)
+    if response.answer == Answer.IGNORE:
+        earliest = (attempt.start_time or now) + timedelta(seconds=policy.backoff.initial_seconds)
+        return max(now, earliest)
+    in_vain = _attempts_in_vain(status.attempts)
+    wait = backoff_seconds(policy, max(status.failures, in_vain, 1))
+    if in_vain:
+        # Two gangs that each hold a part of the same nodes must not come back at the same time.
+        wait += wait * _fraction(uid, attempt.number)
+    return now + timedelta(seconds=round(wait))
+
+
+def _attempts_in_vain(attempts: Sequence[Attempt]) -> int:
+    """How many of the last attempts in a row ended because their pods did not come together."""
+    count = 0
+    for attempt in reversed(attempts):
+        if attempt.reason != Reason.PENDING_TIMEOUT:
+            break
+        count += 1
+    return count
+
+
+def _fraction(uid: str, number: int) -> float:
+    """In [0, 1): the same for the same attempt, whenever it is asked for."""
+    digest = hashlib.sha256(f"{uid}/{number}".encode()).digest()
+    return int.from_bytes(digest[:4]) / 2**32
 
 
 def unfinished(pods: Sequence[PodView]) -> list[PodView]:
@@ -126,20 +153,31 @@ def unfinished(pods: Sequence[PodView]) -> list[PodView]:
     return [pod for pod in pods if not pod.finished]
 
 
-def stop_pods(pods: Sequence[PodView], now: datetime) -> list[Delete]:
-    """Deletes every pod that is not finished: with its grace period first, without when its node does not answer."""
-    steps = []
-    for pod in unfinished(pods):
-        if pod.deletion_time is None:
-            steps.append(Delete(PODS, pod.name, pod.uid))
-        elif now >= pod.deletion_time + timedelta(seconds=LOST_POD_SECONDS):
-            steps.append(Delete(PODS, pod.name, pod.uid, grace_seconds=0))
-    return steps
+@dataclass(frozen=True)
+class Stopping:
+    """How pods are stopped."""
 
+    nodes: Mapping[str, bool]
+    """Whether a node is ready, for those that were asked about."""
+    node_lost_seconds: int
+    grace_seconds: int | None = None
+    """Longer than the pods' own grace period; None for theirs."""
 
-def lost_pod_check(pods: Sequence[PodView], now: datetime) -> float | None:
-    """Seconds until the first stopping pod counts as lost; None if none is stopping."""
-    times = [pod.deletion_time for pod in unfinished(pods) if pod.deletion_time is not None]
-    if not times:
-        return None
-    return max(1.0, (min(times) - now).total_seconds() + LOST_POD_SECONDS)
+    def delete(self, pods: Sequence[PodView], now: datetime) -> list[Delete]:
+        """Deletes every pod that is not finished: without its grace period where its node does not answer."""
+        steps = []
+        for pod in unfinished(pods):
+            overdue = pod.deletion_time is not None and now >= pod.deletion_time + timedelta(seconds=LOST_POD_SECONDS)
+            if overdue or on_lost_node(pod, self.nodes, self.node_lost_seconds, now):
+                steps.append(Delete(PODS, pod.name, pod.uid, grace_seconds=0))
+            elif pod.deletion_time is None:
+                steps.append(Delete(PODS, pod.name, pod.uid, grace_seconds=self.grace_seconds))
+        return steps
+
+    def check_after(self, pods: Sequence[PodView], now: datetime) -> float | None:
+        """Seconds until the first stopping pod counts as lost; None if none is stopping."""
+        times = [pod.deletion_time for pod in unfinished(pods) if pod.deletion_time is not None]
+        waits = [max(1.0, (min(times) - now).total_seconds() + LOST_POD_SECONDS)] if times else []
+        if (left := node_loss(unfinished(pods), self.nodes, self.node_lost_seconds, now)[1]) is not None:
+            waits.append(left)
+        return min(waits, default=None)

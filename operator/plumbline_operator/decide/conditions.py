@@ -22,6 +22,7 @@ _NORMAL = frozenset(
         Reason.PODS_CREATED,
         Reason.PODS_RUNNING,
         Reason.TRAINING,
+        Reason.QUOTA_RESERVED,
         Reason.SUSPENDED_BY_USER,
         Reason.RESUMED,
         Reason.CHECKPOINT_SAVED,
@@ -109,6 +110,33 @@ def warning_events(old: JobStatus, new: JobStatus) -> list[PostEvent]:
         PostEvent(type="Warning", reason=Reason.TRAINER_WARNING, message=text, occasion="trainer")
         for text in new.warnings
         if text not in old.warnings
+    ]
+
+
+def checkpoint_events(old: JobStatus, new: JobStatus) -> list[PostEvent]:
+    """One event for each damaged checkpoint that the stored status does not know."""
+    return [
+        PostEvent(type="Warning", reason=Reason.CHECKPOINT_DAMAGED, message=text, occasion="trainer")
+        for text in new.damaged_checkpoints
+        if text not in old.damaged_checkpoints
+    ]
+
+
+def exclusion_events(old: JobStatus, new: JobStatus) -> list[PostEvent]:
+    """One event for each node that is newly avoided, or for longer."""
+    known = {(node.name, node.attempt) for node in old.excluded_nodes}
+    return [
+        PostEvent(
+            type="Warning",
+            reason=Reason.NODE_EXCLUDED,
+            message=(
+                f"attempt {node.attempt} ended on node {node.name} ({node.reason}):"
+                f" avoided until {node.until:%Y-%m-%d %H:%M} UTC"
+            ),
+            occasion=f"attempt {node.attempt}",
+        )
+        for node in new.excluded_nodes
+        if (node.name, node.attempt) not in known
     ]
 
 

@@ -23,12 +23,17 @@ from plumbline_api.contract import EXIT_REASONS, PRECISE_REASONS, RETRYABLE_EXIT
 from plumbline_operator.decide.log_signs import sign_in_log
 from plumbline_operator.model import Observed, PodEvent
 from plumbline_operator.pods import ContainerView, PodView
+from plumbline_operator.untrusted import read_last_words
 
 _PREEMPTED_STATUS = frozenset({"Preempting", "Preempted"})
-_PREEMPTED_DISRUPTION = frozenset({"PreemptionByScheduler", "PreemptionByKubeScheduler"})
+_PREEMPTED_DISRUPTION = frozenset(
+    {"PreemptionByScheduler", "PreemptionByKubeScheduler", "WorkloadEvictedDueToPreempted"}
+)
 _PREEMPTED_EVENTS = frozenset({"Preempted", "Preempting"})
 _EVICTED_STATUS = frozenset({"Evicted", "UnexpectedAdmissionError", "OutOfcpu", "OutOfmemory", "OutOfpods"})
 _EVICTED_DISRUPTION = frozenset({"EvictionByEvictionAPI", "TerminationByKubelet"})
+_EVICTED_BY_QUEUE = "WorkloadEvictedDueTo"
+"""How the reasons of Kueue's condition TerminationTarget begin."""
 _NODE_LOST_STATUS = frozenset({"NodeLost", "NodeShutdown", "Shutdown", "Terminated", "NodeAffinity"})
 _NODE_LOST_DISRUPTION = frozenset({"DeletionByPodGC"})
 _TAINTED_DISRUPTION = frozenset({"DeletionByTaintManager"})
@@ -189,7 +194,8 @@ def _preempted(case: _Case) -> Verdict | None:
 
 def _evicted(case: _Case) -> Verdict | None:
     pod = case.pod
-    if pod.reason not in _EVICTED_STATUS and pod.disruption not in _EVICTED_DISRUPTION:
+    by_queue = pod.disruption.startswith(_EVICTED_BY_QUEUE)
+    if pod.reason not in _EVICTED_STATUS and pod.disruption not in _EVICTED_DISRUPTION and not by_queue:
         return None
     if case.names_own_fault:
         return None
@@ -358,6 +364,6 @@ def last_words(container: ContainerView) -> TerminationMessage | None:
     if not container.message:
         return None
     try:
-        return TerminationMessage.model_validate_json(container.message)
+        return read_last_words(container.message)
     except ValueError:
         return None

@@ -12,16 +12,19 @@ from plumbline_api.conditions import ConditionType, Phase
 from plumbline_api.status import JobStatus
 from plumbline_operator.decide.conditions import (
     Status,
+    checkpoint_events,
+    exclusion_events,
     leading_reason,
     set_condition,
     transition_events,
     warning_events,
 )
 from plumbline_operator.decide.progress import is_urgent
-from plumbline_operator.model import Decision, Step, WriteStatus
+from plumbline_operator.model import Decision, PostEvent, Step, WriteStatus
 
 _LEADING: dict[str, tuple[ConditionType, ...]] = {
     Phase.PENDING: (ConditionType.ACCEPTED, ConditionType.PODS_READY),
+    Phase.QUEUED: (ConditionType.QUOTA_RESERVED,),
     Phase.STARTING: (ConditionType.PODS_READY,),
     Phase.RUNNING: (ConditionType.RUNNING,),
     Phase.RESTARTING: (ConditionType.RUNNING,),
@@ -52,6 +55,8 @@ class Draft:
         self.generation: int | None = job["metadata"].get("generation")
         self.stored = stored
         self.status = stored.model_copy(deep=True)
+        self.news: list[PostEvent] = []
+        """Events that do not follow from a comparison of the two; told only along with a change of the status."""
 
     def set(self, type_: ConditionType, value: Status, reason: str, message: str) -> None:
         """Sets a condition."""
@@ -67,5 +72,8 @@ class Draft:
         if self.status.model_copy(update={"usage": None}) != self.stored.model_copy(update={"usage": None}):
             first.extend(transition_events(self.stored, self.status))
             first.extend(warning_events(self.stored, self.status))
+            first.extend(self.news)
+            first.extend(checkpoint_events(self.stored, self.status))
+            first.extend(exclusion_events(self.stored, self.status))
             first.append(WriteStatus(self.status, urgent=is_urgent(self.stored, self.status)))
         return Decision(steps=(*first, *steps), requeue_after=requeue_after, again=again)

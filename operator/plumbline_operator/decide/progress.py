@@ -6,10 +6,12 @@ from typing import Any
 
 from plumbline_api.contract import StatusReport, TerminationMessage
 from plumbline_api.status import Attempt, JobStatus, MetricValue, Progress
+from plumbline_operator.decide.grace import longest_save
 
 _RUNNING_STATES = frozenset({"evaluating", "training", "checkpointing", "exporting", "stopping", "done"})
 
 WARNINGS_KEPT = 16
+DAMAGED_CHECKPOINTS_KEPT = 8
 WARNING_LIMIT = 1024
 """Characters of one warning."""
 
@@ -32,15 +34,15 @@ def merge_report(status: JobStatus, attempt: Attempt, report: StatusReport) -> N
     )
     attempt.from_step = report.from_step
     attempt.to_step = report.step
-    status.warnings = _merge_warnings(status.warnings, report.warnings)
+    status.warnings = _merge_warnings(status.warnings, report.warnings, WARNINGS_KEPT)
     _merge_results(status, report)
 
 
-def _merge_warnings(known: list[str], said: list[str]) -> list[str]:
+def _merge_warnings(known: list[str], said: list[str], kept: int) -> list[str]:
     """What was told already, then what is new; of too many the oldest go, but none that the trainer still repeats."""
     said = [text[:WARNING_LIMIT] for text in said]
     merged = list(dict.fromkeys([*known, *said]))
-    for text in [text for text in merged if text not in said][: max(0, len(merged) - WARNINGS_KEPT)]:
+    for text in [text for text in merged if text not in said][: max(0, len(merged) - kept)]:
         merged.remove(text)
     return merged
 
@@ -71,6 +73,10 @@ def _merge_results(status: JobStatus, said: StatusReport | TerminationMessage) -
         status.score = score_text(said.score)
     if said.checkpoint is not None and said.checkpoint.verified:
         status.checkpoint = said.checkpoint
+        status.save_seconds = longest_save(status.save_seconds, said.checkpoint.save_seconds)
+    status.damaged_checkpoints = _merge_warnings(
+        status.damaged_checkpoints, said.damaged_checkpoints, DAMAGED_CHECKPOINTS_KEPT
+    )
     if said.best_checkpoint is not None:
         status.best_checkpoint = said.best_checkpoint
     if said.inputs is not None:
