@@ -19,9 +19,10 @@ Reader = Callable[[Metrics], float | None]
 SOLVED = 0.9
 """Share of right completions from which on a policy needs neither entropy nor advantages: there is little to learn."""
 
-NOISE = 4.0
-"""A fall smaller than so many standard errors is noise. The best of many window means is above their expectation by
-two to three of them, so that less would call a run collapsed that stays where it is."""
+NOISE = 6.0
+"""A fall smaller than so many standard errors is noise. The best of many window means lies some of them above what is
+expected and the worst some below, and the errors are estimated from the window itself; with less than this, a run that
+stays where it is would now and then be called collapsed."""
 
 LOSS = "loss"
 """The one score of which less is better."""
