@@ -39,10 +39,16 @@ bench-preference: environment ## measure our DPO against TRL's (docs/benchmarks.
 bench-rlvr: environment ## measure our GRPO against TRL's (docs/benchmarks.md); ARGS="--threads 1"
 	@$(RUN) -m bench.rlvr $(ARGS)
 
+chaos: environment ## a hundred random failures around one RLVR job; ARGS="--kills 20 --seed 7"
+	@PYTHONPATH=crds:. $(RUN) -m tests.chaos $(ARGS)
+
+learning: environment ## train every method on small tasks (docs/learning.md); ARGS="--minutes 10"
+	@$(RUN) -m bench.learning $(ARGS)
+
 cluster-up: ## bring up a local Kubernetes
 	@$(PYTHON) -m cluster up
 
 cluster-down: ## stop it and restore the machine
 	@$(PYTHON) -m cluster down
 
-.PHONY: help environment demo test e2e lint crds crd-conformance tiny-model images bench-preference bench-rlvr cluster-up cluster-down
+.PHONY: help environment demo test e2e lint crds crd-conformance tiny-model images bench-preference bench-rlvr learning chaos cluster-up cluster-down

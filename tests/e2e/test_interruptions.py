@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from scripts.deployment import SYSTEM_NAMESPACE, wait_until
+from tests.e2e.containers import kill_container
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -29,19 +26,6 @@ def reached_step(jobs: Any, resource: str, step: int) -> None:
         lambda: jobs.status(resource).get("progress", {}).get("step", 0) >= step,
         seconds=240,
     )
-
-
-def kill_container(pod: dict[str, Any], name: str) -> None:
-    """SIGKILL to a container's first process, from the node: inside its own namespace it would be immune."""
-    statuses = pod["status"]["containerStatuses"]
-    container = next(status["containerID"] for status in statuses if status["name"] == name).split("//")[1]
-    killed = 0
-    for cgroup in Path("/proc").glob("[0-9]*/cgroup"):
-        with contextlib.suppress(OSError):
-            if container in cgroup.read_text():
-                os.kill(int(cgroup.parent.name), signal.SIGKILL)
-                killed += 1
-    assert killed, f"no process of container {container} runs on this machine"
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +73,7 @@ def test_a_killed_trainer_process_counts_as_a_failure_and_the_model_is_the_same(
     job = example("dpo", *CHANGES, "spec.runPolicy.backoff.initialSeconds=1", rename="killed")
     resource = jobs.create(job)
     wait_until("a checkpoint", lambda: jobs.status(resource).get("checkpoint"), seconds=240)
-    kill_container(jobs.pods(resource)[0], "trainer")
+    assert kill_container(jobs.pods(resource)[0], "trainer")
     status = jobs.wait_for_phase(resource, "Complete", seconds=600)
     assert jobs.weights(resource) == undisturbed
     assert (status["failures"], status["lastFailure"]["reason"]) == (1, "Killed")
