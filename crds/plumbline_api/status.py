@@ -67,6 +67,25 @@ class BestCheckpointStatus(ApiModel):
     value: float = Field(description="Its value in the evaluation after that step.")
 
 
+class RunTime(ApiModel):
+    """Where the time of an attempt went, in seconds, as rank 0 measures it from the start of its process."""
+
+    started: datetime = Field(description="When measuring began.")
+    state: Literal["starting", "evaluating", "training", "checkpointing", "exporting", "stopping", "done"] = Field(
+        "starting", description="What the trainer has been doing since the last of it."
+    )
+    starting: float = Field(0, ge=0, description="Reading inputs, loading and restoring.")
+    working: float = Field(0, ge=0, description="Steps, evaluations and the export of the model.")
+    checkpointing: float = Field(0, ge=0, description="Writing checkpoints.")
+    stopping: float = Field(0, ge=0, description="Ending.")
+    useful: float | None = Field(
+        None,
+        ge=0,
+        description="Working time behind the present state of the run, over all attempts of the job; absent until it is restored.",
+    )
+    saved: float | None = Field(None, ge=0, description="The part of it that the newest checkpoint holds.")
+
+
 class Attempt(ApiModel):
     """One start of the job's pods."""
 
@@ -80,6 +99,7 @@ class Attempt(ApiModel):
     exit_code: int | None = Field(None, description="Exit code of the pod that ended it.")
     from_step: int | None = Field(None, ge=0, description="Step that it continued from.")
     to_step: int | None = Field(None, ge=0, description="Last step that it reported.")
+    time: RunTime | None = Field(None, description="Where its time went, as its trainer measured it.")
     counts_towards_limit: bool = Field(False, description="Whether it counts towards backoffLimit.")
 
 
@@ -140,22 +160,6 @@ class Health(ApiModel):
     )
     rollbacks: int = Field(0, ge=0, description="Rollbacks so far.")
     last_rollback: RollbackStatus | None = Field(None, description="The last of them.")
-
-
-class RunTime(ApiModel):
-    """Where the time of an attempt went, in seconds, as rank 0 measures it from the start of its process."""
-
-    started: datetime = Field(description="When measuring began.")
-    starting: float = Field(0, ge=0, description="Reading inputs, loading and restoring.")
-    working: float = Field(0, ge=0, description="Steps, evaluations and the export of the model.")
-    checkpointing: float = Field(0, ge=0, description="Writing checkpoints.")
-    stopping: float = Field(0, ge=0, description="Ending.")
-    useful: float | None = Field(
-        None,
-        ge=0,
-        description="Working time behind the present state of the run, over all attempts of the job; absent until it is restored.",
-    )
-    saved: float | None = Field(None, ge=0, description="The part of it that the newest checkpoint holds.")
 
 
 class StateTime(ApiModel):

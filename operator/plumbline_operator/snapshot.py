@@ -51,6 +51,7 @@ class Snapshot:
     objective: str
     gpu_hour_price: float | None
     pod_hour_price: float | None
+    currency: str = ""
 
     @property
     def total_gpus(self) -> int:
@@ -123,6 +124,7 @@ def _parse(name: str, digest: str, config_text: str, pod_text: str, run_text: st
         objective=run["objective"],
         gpu_hour_price=prices["gpuHour"] if prices else None,
         pod_hour_price=prices["podHour"] if prices else None,
+        currency=prices.get("currency", "") if prices else "",
     )
 
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 import aiohttp
 
 from plumbline_api.contract import PORT, STATUS_PATH, StatusReport
+from plumbline_api.status import Health
 from plumbline_operator.api import Api, ApiError, read_bounded
 from plumbline_operator.model import Observed
 from plumbline_operator.pods import PodView
@@ -185,7 +186,16 @@ class StatusPuller:
             return await read_bounded(response.content, MOST_BYTES)
 
 
+def _broken(health: Health | None) -> tuple[int, list[tuple[str, str]]]:
+    """What of a report's health deserves to be told at once: rollbacks, and which guardrails are broken."""
+    if health is None:
+        return 0, []
+    return health.rollbacks, [(one.signal, one.action) for one in health.signals if one.broken_since is not None]
+
+
 def _news(before: StatusReport | None, report: StatusReport) -> bool:
     if before is None or before.state != report.state or before.warnings != report.warnings:
+        return True
+    if _broken(before.health) != _broken(report.health):
         return True
     return (before.checkpoint is None) != (report.checkpoint is None)

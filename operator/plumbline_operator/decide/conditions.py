@@ -13,7 +13,7 @@ from plumbline_operator.model import PostEvent
 Status = Literal["True", "False", "Unknown"]
 MESSAGE_LIMIT = 4096
 
-_QUIET = frozenset({Reason.NO_CHECKPOINT, Reason.WAITING_FOR_PODS})
+_QUIET = frozenset({Reason.NO_CHECKPOINT, Reason.WAITING_FOR_PODS, Reason.NOT_MEASURED})
 """Reasons that say nothing new to the reader of the events."""
 
 _NORMAL = frozenset(
@@ -26,6 +26,7 @@ _NORMAL = frozenset(
         Reason.SUSPENDED_BY_USER,
         Reason.RESUMED,
         Reason.CHECKPOINT_SAVED,
+        Reason.HEALTHY,
         Reason.COMPLETED,
         Reason.STOPPED_SAVED,
     }

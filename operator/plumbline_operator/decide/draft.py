@@ -19,6 +19,7 @@ from plumbline_operator.decide.conditions import (
     transition_events,
     warning_events,
 )
+from plumbline_operator.decide.guardrails import rollback_events
 from plumbline_operator.decide.progress import is_urgent
 from plumbline_operator.model import Decision, PostEvent, Step, WriteStatus
 
@@ -73,6 +74,7 @@ class Draft:
             first.extend(transition_events(self.stored, self.status))
             first.extend(warning_events(self.stored, self.status))
             first.extend(self.news)
+            first.extend(rollback_events(self.stored, self.status))
             first.extend(checkpoint_events(self.stored, self.status))
             first.extend(exclusion_events(self.stored, self.status))
             first.append(WriteStatus(self.status, urgent=is_urgent(self.stored, self.status)))

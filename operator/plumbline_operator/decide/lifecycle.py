@@ -35,6 +35,7 @@ from plumbline_operator.decide.gathering import (
     wait_for_foreign,
 )
 from plumbline_operator.decide.grace import warning as grace_warning
+from plumbline_operator.decide.health import healthy, merge_health
 from plumbline_operator.decide.node_loss import node_loss
 from plumbline_operator.decide.pending import explain
 from plumbline_operator.decide.progress import merge_last_words, merge_report
@@ -109,8 +110,11 @@ def _set_results(run: RunState, gang: Gang) -> None:
     status, attempt, report = run.status, gang.attempt, run.report_of(gang.attempt)
     if attempt.end_time is None and report is not None:
         merge_report(status, attempt, report)
+        merge_health(status, report.health)
     if gang.words is not None:
         merge_last_words(status, attempt, gang.words)
+        merge_health(status, gang.words.health, last_words=True)
+    run.draft.set(ConditionType.HEALTHY, *healthy(status.health))
     if status.checkpoint is not None:
         message = "the newest verified checkpoint stands in status.checkpoint"
         run.draft.set(ConditionType.CHECKPOINTED, "True", Reason.CHECKPOINT_SAVED, message)

@@ -115,10 +115,11 @@ def is_urgent(old: JobStatus, new: JobStatus) -> bool:
 
 def _steady_part(status: JobStatus) -> dict[str, Any]:
     document = status.to_document()
-    for flickering in ("progress", "metrics", "score", "usage", "checkpoint", "bestCheckpoint"):
+    for flickering in ("progress", "metrics", "score", "usage", "health", "checkpoint", "bestCheckpoint"):
         document.pop(flickering, None)
     for attempt in document.get("attempts", []):
         attempt.pop("toStep", None)
+        attempt.pop("time", None)
     for condition in document.get("conditions", []):
         condition.pop("message", None)
     return document

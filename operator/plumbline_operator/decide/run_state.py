@@ -44,7 +44,7 @@ class RunState:
 
     def go_on(self, steps: Sequence[Step], *, after: float | None = None, again: bool = False) -> Decision:
         """The decision: the status as it is now, then the steps."""
-        usage.update_usage(self.status, self.snapshot, self.now)
+        usage.update_usage(self.draft.stored, self.status, self.observed, self.snapshot, self.now)
         return self.draft.decision(*steps, requeue_after=after, again=again)
 
 

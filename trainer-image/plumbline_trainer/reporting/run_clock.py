@@ -9,10 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Literal
 
 from plumbline_api.status import RunTime
 
-_CHARGED_TO = {
+State = Literal["starting", "evaluating", "training", "checkpointing", "exporting", "stopping", "done"]
+
+_CHARGED_TO: dict[State, str] = {
     "starting": "starting",
     "training": "working",
     "evaluating": "working",
@@ -27,17 +30,17 @@ _CHARGED_TO = {
 class RunClock:
     """Seconds by state since the clock was made."""
 
-    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, now: Callable[[], float] = time.monotonic, started: datetime | None = None) -> None:
         self._now = now
-        self._started = datetime.now(UTC)
+        self._started = started or datetime.now(UTC)
         self._last = now()
-        self._state = "starting"
+        self._state: State = "starting"
         self._seconds = dict.fromkeys(("starting", "working", "checkpointing", "stopping"), 0.0)
         self._restored: float | None = None
         self._working_before = 0.0
         self._saved: float | None = None
 
-    def enter(self, state: str) -> None:
+    def enter(self, state: State) -> None:
         """The trainer's state is `state` from now on."""
         self.settle()
         self._state = state
@@ -66,4 +69,4 @@ class RunClock:
         """As of the last change."""
         useful, saved = (None if value is None else round(value, 3) for value in (self.useful, self._saved))
         seconds = {name: round(value, 3) for name, value in self._seconds.items()}
-        return RunTime(started=self._started, useful=useful, saved=saved, **seconds)
+        return RunTime(started=self._started, state=self._state, useful=useful, saved=saved, **seconds)
