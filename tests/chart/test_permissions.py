@@ -93,7 +93,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, helm_program: str) -> Iter
 
 NEEDED = [
     *[(verb, f"{kind}.plumbline.dev") for kind in ("preferencejobs", "rlvrjobs")
-      for verb in ("get", "list", "watch", "delete")],
+      for verb in ("get", "list", "watch", "patch", "delete")],
     *[("patch", f"{kind}.plumbline.dev/status") for kind in ("preferencejobs", "rlvrjobs")],
     *[("update", f"{kind}.plumbline.dev/finalizers") for kind in ("preferencejobs", "rlvrjobs")],
     *[(verb, "trainerruntimes.plumbline.dev") for verb in ("get", "list", "watch")],
@@ -113,7 +113,7 @@ FORBIDDEN = [
     ("delete", "nodes"), ("patch", "nodes"), ("delete", "namespaces"), ("create", "namespaces"),
     ("delete", "configmaps"), ("deletecollection", "pods"), ("delete", "persistentvolumeclaims"),
     ("create", "deployments.apps"), ("create", "jobs.batch"),
-    ("create", "preferencejobs.plumbline.dev"), ("patch", "preferencejobs.plumbline.dev"),
+    ("create", "preferencejobs.plumbline.dev"), ("deletecollection", "preferencejobs.plumbline.dev"),
     ("update", "rlvrjobs.plumbline.dev"), ("create", "trainerruntimes.plumbline.dev"),
     ("create", "clustertrainerruntimes.plumbline.dev"), ("delete", "customresourcedefinitions.apiextensions.k8s.io"),
     ("create", "clusterrolebindings.rbac.authorization.k8s.io"), ("create", "rolebindings.rbac.authorization.k8s.io"),

@@ -5,7 +5,7 @@ in all namespaces or in those of watchNamespaces.
 {{- define "plumbline.namespacedRules" -}}
 - apiGroups: [plumbline.dev]
   resources: [preferencejobs, rlvrjobs]
-  verbs: [get, list, watch, delete]
+  verbs: [get, list, watch, patch, delete]
 - apiGroups: [plumbline.dev]
   resources: [preferencejobs/status, rlvrjobs/status]
   verbs: [patch]
@@ -27,6 +27,17 @@ in all namespaces or in those of watchNamespaces.
 - apiGroups: [""]
   resources: [events]
   verbs: [list, watch, create]
+{{- end -}}
+
+{{/* In the release's namespace: the lease by which one of several operators leads. A name cannot limit `create`. */}}
+{{- define "plumbline.electionRules" -}}
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  verbs: [create]
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  resourceNames: [{{ include "plumbline.operatorName" . }}]
+  verbs: [get, update, patch]
 {{- end -}}
 
 {{- define "plumbline.clusterRules" -}}
