@@ -131,7 +131,8 @@ def test_every_field_of_a_runtime_can_be_set_in_the_values(render: Render) -> No
         "prices": {"gpuHour": 2.5, "podHour": 0.1},
     }
     chosen = {"torch-cpu": None, "torch-gpu": None, "big": {"enabled": True, "image": "cudaImage", "spec": spec}}
-    (runtime,) = of_kind(render({"runtimes": chosen}), "ClusterTrainerRuntime")
+    values = {"runtimes": chosen, "metrics": {"scrapeAnnotations": False}}
+    (runtime,) = of_kind(render(values), "ClusterTrainerRuntime")
     assert runtime["spec"].items() >= spec.items()
     ClusterTrainerRuntime.model_validate(runtime)
     fields = {field.alias for field in TrainerRuntimeSpec.model_fields.values()}
@@ -147,11 +148,21 @@ def test_the_images_that_were_built_are_the_images_that_run(render: Render, imag
     assert runtimes["torch-cpu"]["image"] == f"localhost:5000/plumbline/trainer:{trainer['tag']}"
 
 
+def test_several_operators_elect_the_one_that_works(render: Render) -> None:
+    alone = only(render(), "Deployment")["spec"]
+    assert (alone["replicas"], alone["strategy"]["type"]) == (1, "Recreate")
+    assert "args" not in alone["template"]["spec"]["containers"][0]
+    several = only(render({"operator": {"replicas": 2}}), "Deployment")["spec"]
+    assert (several["replicas"], several["strategy"]["type"]) == (2, "RollingUpdate")
+    (argument,) = several["template"]["spec"]["containers"][0]["args"]
+    assert argument == "--leader-election=plumbline-system/plumbline-operator"
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [
         ({"oprator": {}}, "oprator"),
-        ({"operator": {"replicas": 2}}, "replicas"),
+        ({"operator": {"replicas": 0}}, "replicas"),
         ({"operator": {"image": {"pullPolicy": "Sometimes"}}}, "pullPolicy"),
         ({"operator": {"image": {"repository": "plumbline/operator:1"}}}, "repository"),
         ({"operator": {"resources": {"limits": {"memory": "much"}}}}, "memory"),
