@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import logging
 import os
 import signal
@@ -17,6 +18,7 @@ from plumbline_operator.api import Api, ApiError
 from plumbline_operator.audit import Audit
 from plumbline_operator.departed import DepartedPods
 from plumbline_operator.health import HealthServer
+from plumbline_operator.leadership import Leadership
 from plumbline_operator.login import NoLogin, load_configuration
 from plumbline_operator.logs import configure_logs
 from plumbline_operator.metrics import MOST_JOBS, OperatorMetrics, WatchActivity, build_version
@@ -81,12 +83,20 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         default=os.environ.get("KUBECONFIG"),
         help="kubeconfig file (default: KUBECONFIG, else the pod's service account)",
     )
+    parser.add_argument(
+        "--leader-election",
+        default="",
+        metavar="NAMESPACE/LEASE",
+        help="work only while this operator holds the lease, so that several may run (default: work at once)",
+    )
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     parsed = parser.parse_args(arguments)
     if parsed.workers < 1:
         parser.error("--workers must be at least 1")
     if parsed.without_cluster_scope and not parsed.namespace:
         parser.error("--without-cluster-scope needs --namespace")
+    if parsed.leader_election and not all(parsed.leader_election.partition("/")):
+        parser.error("--leader-election must be NAMESPACE/LEASE")
     return parsed
 
 
@@ -111,6 +121,9 @@ async def run(options: argparse.Namespace) -> None:
     resources = audited(cluster_scope=not options.without_cluster_scope)
     audit = Audit(api, resources, options.namespace, watcher.concern, watcher.notice_gone)
     metrics.show_silent([*(resource.plural for resource in audit.resources), "audit"], audit.silent)
+    leadership = None
+    if options.leader_election:
+        leadership = Leadership(configuration, api, *options.leader_election.split("/", 1))
     watching = asyncio.Event()
     # Until kopf takes the signal over; the first process of a container has no default action for it.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, starting.cancel)
@@ -121,16 +134,21 @@ async def run(options: argparse.Namespace) -> None:
         await wait_for_kinds(api)
         logger.info("Operator starts", extra={"version": build_version(), "workers": options.workers})
         async with asyncio.TaskGroup() as group:
+            work = functools.partial(queue.run, options.workers, reconciler)
             background = [
-                group.create_task(queue.run(options.workers, reconciler), name="queue"),
+                group.create_task(leadership.while_leading(work) if leadership else work(), name="queue"),
                 group.create_task(puller.run(), name="status-pull"),
                 group.create_task(audit.run(), name="audit"),
             ]
+            if leadership:
+                background.append(group.create_task(leadership.run(), name="leadership"))
             await watch(watcher, audit, configuration, options.namespace, watching)
             for task in background:
                 task.cancel()
     finally:
         await health.stop()
+        if leadership:
+            await leadership.end()
         await api.close()
     logger.info("Operator stops")
 

@@ -18,16 +18,27 @@ _CONTEXT.set_forkserver_preload(["plumbline_operator.__main__"])
 class ForkedOperator:
     """Serves one namespace."""
 
-    def __init__(self, kubeconfig: str, log: Path, namespace: str) -> None:
-        self._health_port = free_port()
-        ports = ["--metrics-port", str(free_port()), "--health-port", str(self._health_port)]
-        self._arguments = ["--kubeconfig", kubeconfig, *ports, "--namespace", namespace]
+    def __init__(self, kubeconfig: str, log: Path, namespace: str, *flags: str) -> None:
+        self._health_port, self._metrics_port = free_port(), free_port()
+        ports = ["--metrics-port", str(self._metrics_port), "--health-port", str(self._health_port)]
+        self._arguments = ["--kubeconfig", kubeconfig, *ports, "--namespace", namespace, *flags]
         self._log = log
         self._process: BaseProcess | None = None
 
     def start(self) -> None:
         self._process = _CONTEXT.Process(target=run, args=(self._arguments, str(self._log)))
         self._process.start()
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process is not None else None
+
+    def stop(self) -> int | None:
+        """SIGTERM; returns the exit code."""
+        assert self._process is not None
+        self._process.terminate()
+        self._process.join(20)
+        return self._process.exitcode
 
     @property
     def alive(self) -> bool:
@@ -46,6 +57,13 @@ class ForkedOperator:
                 return bool(response.status == 200)
         except OSError:
             return False
+
+    def reconciliations(self) -> float:
+        """How many there were, of all kinds and results."""
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(f"http://127.0.0.1:{self._metrics_port}/metrics", timeout=5) as response:
+            lines = response.read().decode().splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith("plumbline_operator_reconcile_total{"))
 
 
 def run(arguments: list[str], log: str) -> None:

@@ -12,10 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from cluster.api import ApiError
 from cluster.control_plane import ControlPlane, free_port
+from plumbline_crds.manifest import KINDS, custom_resource_definition
 from tests.operator.job_documents import RUNTIME
 from tests.operator.simulated_kubelet import Policy, SimulatedKubelet
 
@@ -48,8 +47,8 @@ class LiveCluster:
     def start(self) -> None:
         self.plane.start()
         self.api = self.plane.api()
-        for file in sorted((ROOT / "crds").glob("*.yaml")):
-            crd = yaml.safe_load(file.read_text())
+        for kind in KINDS:
+            crd = custom_resource_definition(kind)
             self.api.create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", crd)
         eventually(self._kinds_served, "the custom resources")
         self.api.create(f"{GROUP}/clustertrainerruntimes", RUNTIME)

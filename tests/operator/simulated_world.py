@@ -189,6 +189,10 @@ class World:
         """The scheduler has found a node."""
         self._change(name, node=node, scheduled=True, bound=self.now, gates=())
 
+    def open_gates(self, name: str) -> None:
+        """Kueue admits the pod."""
+        self._change(name, gates=())
+
     def run_pod(self, name: str, node: str = "node-1") -> None:
         if not self.pods[name].bound:
             self.bind_pod(name, node)
