@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,34 @@ def test_what_was_saved_is_what_is_loaded(store: CheckpointStore) -> None:
     assert loaded.optimizer_tensors.keys() == {"weight/exp_avg", "weight/step"}
     assert loaded.state == {"step": 40, "task": {"position": 40}}
     assert torch.equal(loaded.task_tensors["average"], torch.full((4,), 0.25))
+
+
+def age(checkpoint: Path, seconds: float) -> None:
+    """Makes a checkpoint so old, as its manifest tells it."""
+    manifest = Manifest.read(checkpoint)
+    older = dataclasses.replace(manifest, time=manifest.time - timedelta(seconds=seconds))
+    (checkpoint / MANIFEST_NAME).write_bytes(older.encode())
+
+
+def test_older_checkpoints_stay_until_they_are_too_old(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path / "checkpoints", keep=1, keep_within_seconds=3600)
+    for step in (1, 2, 3):
+        store.save(step, snapshot(step))
+    assert names_in(store.directory) == ["step-00000001", "step-00000002", "step-00000003"]
+    age(store.directory / "step-00000001", 4000)
+    age(store.directory / "step-00000002", 3000)
+    store.save(4, snapshot(4))
+    assert names_in(store.directory) == ["step-00000002", "step-00000003", "step-00000004"]
+    for step in (2, 3, 4):
+        age(store.directory / f"step-0000000{step}", 4000)
+    store.save(5, snapshot(5))
+    assert names_in(store.directory) == ["step-00000005"], "the newest stays at any age"
+
+
+def test_the_status_tells_the_size_of_its_files(store: CheckpointStore) -> None:
+    saved = store.save(7, snapshot(7))
+    folder = store.directory / "step-00000007"
+    assert saved.size_bytes == sum((folder / name).stat().st_size for name in FILES)
 
 
 def test_a_checkpoint_is_nothing_but_its_documented_files(store: CheckpointStore) -> None:

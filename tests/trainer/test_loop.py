@@ -280,6 +280,10 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_run_goes_on_from_the_on
     again = run_to_the_end(config)
     assert [line["step"] for line in events(again, "step")] == [3, 4, 5, 6]
     assert "step-00000004 is damaged and was passed over" in events(again, "warning")[0]["message"]
+    (told,) = again.last_words()["damagedCheckpoints"]
+    assert "step-00000004 is damaged and was passed over: optimizer.safetensors has 100 bytes" in told
+    assert again.last_words()["checkpoint"]["saveSeconds"] > 0
+    assert again.last_words()["checkpoint"]["sizeBytes"] > 0
 
 
 def test_damaged_checkpoints_only_are_not_started_over(model: Path, tmp_path: Path) -> None:

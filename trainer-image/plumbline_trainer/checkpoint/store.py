@@ -19,6 +19,7 @@ import shutil
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +60,18 @@ class Snapshot:
 class CheckpointStore:
     """The checkpoints in one directory, written by one process."""
 
-    def __init__(self, directory: Path, keep: int, uri: str = "", warn: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        keep: int,
+        uri: str = "",
+        warn: Callable[[str], None] = lambda _: None,
+        keep_within_seconds: float = 0,
+    ) -> None:
+        """`warn` is told of damaged checkpoints, each of them once."""
         self.directory = directory
         self._keep = keep
+        self._keep_within = timedelta(seconds=keep_within_seconds)
         self._uri = (uri or str(directory)).rstrip("/")
         self._warn = warn
         self._damaged: set[str] = set()
@@ -192,16 +202,25 @@ class CheckpointStore:
 
     def _apply_retention(self, spared: Collection[int | None]) -> None:
         """Keeps the newest `keep` that are not known to be damaged, and deletes everything older than the last of
-        them, except those in `spared`. The newest verified one is among those kept, since it is the newest that is
-        not damaged."""
+        them, except those in `spared` and those that are younger than `keep_within_seconds`. The newest verified one is
+        among those kept, since it is the newest that is not damaged."""
         steps = self._steps()
         sound = sorted((step for step, path in steps.items() if path.name not in self._damaged), reverse=True)
         if len(sound) < self._keep:
             return
         oldest_kept = sound[self._keep - 1]
         for step, path in steps.items():
-            if step < oldest_kept and step not in spared:
+            if step < oldest_kept and step not in spared and not self._is_young(path):
                 remove_tree(path)
+
+    def _is_young(self, path: Path) -> bool:
+        """Whether retention by age keeps it; a checkpoint without a readable manifest is of no use at any age."""
+        if not self._keep_within:
+            return False
+        try:
+            return datetime.now(UTC) - Manifest.read(path).time < self._keep_within
+        except Damaged:
+            return False
 
     def _remove_leftovers(self) -> None:
         """Deletes what a killed process left under temporary names."""
@@ -228,6 +247,7 @@ class CheckpointStore:
             uri=self.uri_of(manifest.step),
             digest=manifest.digest,
             verified=True,
+            size_bytes=sum(size for size, _ in manifest.files.values()),
         )
 
 
