@@ -20,6 +20,7 @@ from plumbline_api.methods.off_policy import OffPolicyCorrectionChoice
 from plumbline_api.methods.policy.choice import PolicyObjectiveChoice
 from plumbline_api.methods.policy.family import PolicyObjective
 from plumbline_api.methods.policy_aggregation import PolicyAggregationChoice
+from plumbline_api.methods.rollout_engine import ROLLOUT_ENGINE_JOB_RULES, ROLLOUT_RULES, RolloutEngineChoice
 from plumbline_api.methods.sampling import Sampling
 from plumbline_api.methods.shaping.choice import ShapingChoice
 from plumbline_api.methods.token_selection import TokenSelectionChoice
@@ -41,10 +42,16 @@ _SHAPED = has("shaping") & (field("shaping").length() > 0)
 class Rollout(ApiModel):
     """How completions are generated for each optimizer step."""
 
+    rules: ClassVar = ROLLOUT_RULES
+
+    engine: RolloutEngineChoice = Field(
+        default_factory=lambda: RolloutEngineChoice.of("transformers"),
+        description="What generates the completions: exactly one engine.",
+    )
     group_size: int = Field(8, ge=1, le=4096, description="Completions per prompt.")
     sampling: Sampling = Field(default_factory=Sampling, description="How completions are sampled.")
     max_batch_size: int = Field(
-        128, ge=1, le=65_536, description="Most completions generated at the same time on one pod."
+        128, ge=1, le=65_536, description="Most completions generated at the same time on one pod; with engine.vllm the server decides."
     )
     updates_per_rollout: int = Field(
         1,
@@ -59,6 +66,7 @@ class RLVRJobSpec(JobSpec):
 
     rules: ClassVar = (
         *JobSpec.rules,
+        *ROLLOUT_ENGINE_JOB_RULES,
         kind_rule("RLVRJob"),
         Rule(
             (field("rollout.groupSize") >= 2).when(any_of([has(f"advantage.{key}") for key in _GROUP_BASELINES])),

@@ -32,6 +32,7 @@ from plumbline_api.methods.policy.choice import PolicyObjectiveChoice
 from plumbline_api.methods.policy_aggregation import PolicyAggregationChoice
 from plumbline_api.methods.preference.choice import PreferenceObjectiveChoice
 from plumbline_api.methods.prompt_generator import PromptGeneratorChoice
+from plumbline_api.methods.rollout_engine import RolloutEngineChoice, WeightSyncChoice
 from plumbline_api.methods.shaping.choice import ShapingChoice
 from plumbline_api.methods.token_selection import TokenSelectionChoice
 from plumbline_api.methods.verifiers.choice import VerifierChoice
@@ -54,6 +55,8 @@ METHODS: tuple[tuple[str, type[Choice]], ...] = (
     ("Control of entropy: `RLVRJob.spec.entropy`", EntropyChoice),
     ("Selection of tokens: `RLVRJob.spec.tokenSelection`", TokenSelectionChoice),
     ("Off-policy corrections: `RLVRJob.spec.offPolicyCorrection`", OffPolicyCorrectionChoice),
+    ("Rollout engines: `RLVRJob.spec.rollout.engine`", RolloutEngineChoice),
+    ("Weights of a rollout server: `RLVRJob.spec.rollout.engine.vllm.weightSync`", WeightSyncChoice),
     ("Shaping of rewards: `RLVRJob.spec.shaping[]`", ShapingChoice),
     ("Curricula: `RLVRJob.spec.curriculum`", CurriculumChoice),
     ("Sample budgets: `RLVRJob.spec.exploration.budget`", SampleBudgetChoice),

@@ -7,7 +7,7 @@ from typing import Any
 from plumbline_api.methods.advantage.family import Advantage
 from plumbline_api.methods.policy.family import PolicyObjective
 from tests.api.bad_spec_rows import BadSpec, Judge, Patch
-from tests.api.valid_specs import REMOVED
+from tests.api.valid_specs import REMOVED, ROLLOUT_SERVER
 
 _GROUP_BASELINES = ", ".join(member.member_key for member in Advantage.members() if member.needs_group)
 _WITH_VALUES = ", ".join(member.member_key for member in Advantage.members() if member.needs_values)
@@ -383,6 +383,90 @@ _OF_BLOCKS = (
     ),
 )
 
+
+def _served(**changes: Any) -> dict[str, Any]:
+    return {"vllm": {**ROLLOUT_SERVER, **changes}}
+
+
+_WEIGHTS = {"directory": "/weights"}
+_CORRECTED = {"spec.offPolicyCorrection": {"truncated": {}}}
+_WITHIN_THE_GRAMMAR = (
+    "offPolicyCorrection, kl.reward, exploration.replay, rescue.guidance and budget.gradientVariance, the objectives "
+    "decoupledPpo and ppoEwma, and the advantages vtrace, retrace, rbis must not be set with rollout.engine.vllm and a "
+    "regex or jsonSchema: the server's log-probabilities are those within the grammar"
+)
+_OF_ROLLOUT_ENGINES = (
+    _bad(
+        "rollout-server-by-the-address-of-its-protocol",
+        {"spec.rollout.engine": _served(url="http://vllm:8000/v1/")},
+        "rollout.engine.vllm.url",
+        "url must be the root of the server, without /v1",
+    ),
+    _bad(
+        "raw-log-probabilities-of-another-temperature",
+        {"spec.rollout.engine": _served(), "spec.rollout.sampling": {"temperature": 0.8}},
+        "rollout.sampling.temperature",
+        "sampling.temperature must be 1 with engine.vllm and logprobsMode raw: "
+        "the server's log-probabilities are those before temperature",
+    ),
+    *(
+        _bad(
+            f"processed-log-probabilities-with-{field}",
+            {"spec.rollout.engine": _served(logprobsMode="processed"), "spec.rollout.sampling": {field: value}},
+            "rollout.sampling",
+            "sampling.topP, topK, minP, repetitionPenalty and minTokens must be left out with engine.vllm and "
+            "logprobsMode processed: the server's log-probabilities are those after them",
+        )
+        for field, value in (("topP", 0.9), ("topK", 20), ("minP", 0.1), ("repetitionPenalty", 1.1), ("minTokens", 2))
+    ),
+    _bad(
+        "descent-of-entropy-on-a-rollout-server",
+        {"spec.rollout.engine": _served(), "spec.rollout.sampling": {"entropyDescent": {}}},
+        "rollout.sampling.entropyDescent",
+        "sampling.entropyDescent must not be set with engine.vllm, which cannot change logits in this way",
+    ),
+    _bad(
+        "adapter-for-a-rollout-server-without-one",
+        {"spec.rollout.engine": _served(weightSync={"lora": _WEIGHTS})},
+        "peft",
+        "peft.lora must be set with rollout.engine.vllm.weightSync.lora, which sends the adapter",
+    ),
+    _bad(
+        "all-weights-for-a-rollout-server-from-an-adapter",
+        {"spec.rollout.engine": _served(), "spec.peft": {"lora": {}}},
+        "peft",
+        "peft must not be set with rollout.engine.vllm.weightSync.reload: send the adapter by weightSync.lora",
+    ),
+    _bad(
+        "rollout-server-with-other-weights-and-no-correction",
+        {"spec.rollout.engine": _served(weightSync={"none": {}})},
+        "offPolicyCorrection",
+        "offPolicyCorrection, or the objective decoupledPpo or ppoEwma, must be set with "
+        "rollout.engine.vllm.weightSync.none: the server's weights are not the policy's",
+    ),
+    _bad(
+        "divergence-of-a-rollout-server-with-other-weights",
+        {"spec.rollout.engine": _served(weightSync={"none": {}}), **_CORRECTED, "spec.kl": {"reward": {}}},
+        "kl",
+        "kl.reward must not be set with rollout.engine.vllm.weightSync.none: "
+        "it would compare the server's weights with the reference, and not the policy's",
+    ),
+    *(
+        _bad(
+            f"{name}-by-log-probabilities-within-a-grammar",
+            {"spec.rollout.engine": _served(), "spec.rollout.sampling": {"regex": "a+"}, **patch},
+            "rollout.sampling",
+            _WITHIN_THE_GRAMMAR,
+        )
+        for name, patch in (
+            ("correction", _CORRECTED),
+            ("divergence", {"spec.kl": {"reward": {}}}),
+            ("trace", {"spec.advantage": {"vtrace": {}}, "spec.critic": {"shared": {}}}),
+            ("replay", {"spec.exploration.replay": {"selective": {}}}),
+        )
+    ),
+)
+
 _NO_COMPONENT = "'green' is no component of rewards: correct"
 _COMPONENTS_THAT_DO_NOT_EXIST = tuple(
     _bad(f"{name}-of-no-component", patch, path, _NO_COMPONENT, "code")
@@ -423,4 +507,11 @@ _OF_THE_SCHEMA = (
     ),
 )
 
-BAD_RLVR_SPECS = (*_OF_METHODS, *_OF_BATCHES, *_OF_BLOCKS, *_COMPONENTS_THAT_DO_NOT_EXIST, *_OF_THE_SCHEMA)
+BAD_RLVR_SPECS = (
+    *_OF_METHODS,
+    *_OF_BATCHES,
+    *_OF_BLOCKS,
+    *_OF_ROLLOUT_ENGINES,
+    *_COMPONENTS_THAT_DO_NOT_EXIST,
+    *_OF_THE_SCHEMA,
+)

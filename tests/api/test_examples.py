@@ -21,15 +21,21 @@ from tests.api.valid_specs import PLACES
 FOLDER = Path(__file__).resolve().parents[2] / "examples"
 EXAMPLES = sorted(FOLDER.glob("*.yaml"))
 KINDS: dict[str, type[PreferenceJob] | type[RLVRJob]] = {"PreferenceJob": PreferenceJob, "RLVRJob": RLVRJob}
-DATA_DOCUMENT = FOLDER.parent / "docs" / "data.md"
+DOCUMENTS = [FOLDER.parent / "docs" / name for name in ("data.md", "rollouts.md")]
 WITHOUT_EXAMPLE = {
     "diffusion",
     "data.train.generator: prompt_generator",
     "rewards.verifier: reasoningGym",
     "rewards.verifier: httpJudge",
+    "rollout.engine: rollout_engine",
+    "rollout.engine.vllm.weightSync: rollout_engine",
 }
 """Families that cannot be shown with what comes along: the tiny model is no masked diffusion model (docs/methods.md has
-a job for one), the library reasoning-gym is not in the image, and a judge is a service of one's own."""
+a job for one), the library reasoning-gym is not in the image, and judges and rollout servers are services of one's
+own."""
+
+SHOWN_BY = {"prompt_generator": "reasoningGym", "rollout_engine": "vllm"}
+"""Module of a family without example -> the field that shows it in the documentation; others are fields themselves."""
 
 
 def documents(path: Path) -> list[dict[str, Any]]:
@@ -106,7 +112,8 @@ def test_every_family_of_rlvr_jobs_has_an_example(family: str) -> None:
 
 @pytest.mark.parametrize("family", sorted(WITHOUT_EXAMPLE - {"diffusion"}))
 def test_what_has_no_example_has_a_job_in_the_documentation(family: str) -> None:
-    assert f"{family.rsplit(' ', 1)[-1].replace('prompt_generator', 'reasoningGym')}:" in DATA_DOCUMENT.read_text()
+    name = family.rsplit(" ", 1)[-1]
+    assert any(f"{SHOWN_BY.get(name, name)}:" in document.read_text() for document in DOCUMENTS)
 
 
 @pytest.mark.parametrize(

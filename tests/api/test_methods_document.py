@@ -25,6 +25,7 @@ from plumbline_api.methods.optimization import OptimizerChoice, PeftChoice, Sche
 from plumbline_api.methods.policy.choice import PolicyObjectiveChoice
 from plumbline_api.methods.policy_aggregation import PolicyAggregationChoice
 from plumbline_api.methods.prompt_generator import PromptGeneratorChoice
+from plumbline_api.methods.rollout_engine import RolloutEngineChoice, WeightSyncChoice
 from plumbline_api.methods.shaping.choice import ShapingChoice
 from plumbline_api.methods.verifiers.choice import VerifierChoice
 from plumbline_api.preference_job import PreferenceJobSpec
@@ -107,10 +108,13 @@ def section_and_prefix(choice: type[Choice], path: str) -> tuple[str, str]:
     return section, "" if path == "spec.objective" else f"{path.split('.')[-1]}."
 
 
+NO_METHODS = (SourceChoice, RolloutEngineChoice, WeightSyncChoice)
+"""Where files lie and where completions are computed is no method; docs/rollouts.md is about the latter."""
+
 METHODS: dict[tuple[str, str], type[Family]] = {
     (section, prefix + member.member_key): member
     for _, path, choice in PLACES
-    if choice is not SourceChoice  # where files lie is no method
+    if choice not in NO_METHODS
     for section, prefix in (section_and_prefix(choice, path),)
     for member in choice.family.members()
 }

@@ -32,6 +32,7 @@ from plumbline_api.methods.policy.choice import PolicyObjectiveChoice
 from plumbline_api.methods.policy_aggregation import PolicyAggregationChoice
 from plumbline_api.methods.preference.choice import PreferenceObjectiveChoice
 from plumbline_api.methods.prompt_generator import PromptGenerator, PromptGeneratorChoice
+from plumbline_api.methods.rollout_engine import RolloutEngine, RolloutEngineChoice, WeightSync, WeightSyncChoice
 from plumbline_api.methods.shaping.choice import ShapingChoice
 from plumbline_api.methods.shaping.family import Shaping
 from plumbline_api.methods.token_selection import TokenSelectionChoice
@@ -146,8 +147,12 @@ _PARAMETERS_OF_GENERATORS: dict[str, Document] = {"reasoningGym": {"task": "chai
 
 _FROZEN = {"source": {"volume": {"claimName": "models", "path": "values"}}}
 _PARAMETERS_OF_CRITICS: dict[str, Document] = {"shared": {"shared": {}}, "frozen": {"frozen": _FROZEN}}
+_WEIGHTS = {"directory": "/plumbline/output/rollout"}
+ROLLOUT_SERVER: Document = {"url": "http://vllm:8000", "model": "policy", "weightSync": {"reload": _WEIGHTS}}
 _PARAMETERS_BY_FAMILY: dict[type[Family], dict[str, Document]] = {
     PromptGenerator: _PARAMETERS_OF_GENERATORS,
+    RolloutEngine: {"vllm": ROLLOUT_SERVER},
+    WeightSync: {"reload": _WEIGHTS, "lora": _WEIGHTS},
     Critic: {"frozen": _FROZEN},
     Curriculum: {"selfEvolving": {"categoryColumn": "kind"}},
     SampleSelection: {"prof": {"component": "correct"}},
@@ -195,6 +200,9 @@ def _around(member: type[Family]) -> Document:
         return {"spec.critic": _PARAMETERS_OF_CRITICS["frozen" if member.needs_frozen_values else "shared"]}
     if issubclass(member, (Critic, ValueLoss)):
         return {"spec.advantage": {"frozenValue": {}} if member.member_key == "frozen" else {"gae": {}}}
+    if issubclass(member, WeightSync):
+        needed = {"lora": {"spec.peft": {"lora": {}}}, "none": {"spec.offPolicyCorrection": {"truncated": {}}}}
+        return {"spec.rollout.engine": {"vllm": ROLLOUT_SERVER}, **needed.get(member.member_key, {})}
     if issubclass(member, PromptGenerator):
         return {"spec.data.train.source": REMOVED}
     return {"spec.objective": _OBJECTIVE_OF_PAIRING[member.reads]} if issubclass(member, Pairing) else {}
@@ -212,6 +220,8 @@ PLACES: tuple[tuple[str, str, type[Choice]], ...] = (
     ("RLVRJob", "spec.entropy", EntropyChoice),
     ("RLVRJob", "spec.tokenSelection", TokenSelectionChoice),
     ("RLVRJob", "spec.offPolicyCorrection", OffPolicyCorrectionChoice),
+    ("RLVRJob", "spec.rollout.engine", RolloutEngineChoice),
+    ("RLVRJob", "spec.rollout.engine.vllm.weightSync", WeightSyncChoice),
     ("RLVRJob", "spec.critic", CriticChoice),
     ("RLVRJob", "spec.critic.shared.loss", ValueLossChoice),
     ("RLVRJob", "spec.shaping.0", ShapingChoice),

@@ -83,6 +83,7 @@ class _Share:
     loss: float
     micro_batches: int
     tokens: int
+    trained_tokens: int
     padded_tokens: int
     metrics: dict[str, Metric]
     checkpoint_due: bool
@@ -196,10 +197,13 @@ class TrainingLoop:
         prepared = time.monotonic()
         share = self._accumulate(batch)
         accumulated = time.monotonic()
+        shares = self._ranks.gather(share)
         try:
-            metrics, tokens = self._apply(self._ranks.gather(share))
+            metrics, tokens = self._apply(shares)
         except Diverged as failure:
             self._not_finite(failure)
+        updated = time.monotonic()
+        metrics["tokens_per_second/update"] = sum(one.trained_tokens for one in shares) / (updated - prepared)
         verdicts = self._monitor.step_done(self.step, metrics)
         ended = time.monotonic()
         named = sum(batch.phase_seconds.values())
@@ -235,7 +239,13 @@ class TrainingLoop:
             parts.append(metrics)
         summed = {name: Metric(float(metric.total), float(metric.count)) for name, metric in merge(parts).items()}
         return _Share(
-            float(loss), len(batch.micro_batches), batch.tokens, batch.padded_tokens, summed, self._checkpoint_due()
+            float(loss),
+            len(batch.micro_batches),
+            batch.tokens,
+            batch.tokens if batch.trained_tokens is None else batch.trained_tokens,
+            batch.padded_tokens,
+            summed,
+            self._checkpoint_due(),
         )
 
     def _apply(self, shares: list[_Share]) -> tuple[dict[str, float], int]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from plumbline_api.contract import TrainerConfig
+from plumbline_api.methods.rollout_engine import NoSync, Vllm
 from plumbline_trainer.export import RECORD_NAME
 from plumbline_trainer.failures import ConfigError, InfrastructureError, ModelError
 from plumbline_trainer.memory import MemoryEstimate, estimate, host_limit
@@ -29,6 +30,8 @@ def preflight(config: TrainerConfig) -> InputReport:
         check_directory(resolve_directory(config.paths.reference))
     _check_folder(config.paths.output, "output")
     _check_folder(config.paths.checkpoints, "checkpoints")
+    if config.rlvr is not None and isinstance(config.rlvr.rollout.engine.value, Vllm):
+        _check_rollout_server(config.rlvr.rollout.engine.value)
     report = check_inputs(config)
     warnings = [*report.warnings, *_foreign_model(Path(config.paths.output)), *_check_memory(config, directory)]
     return dataclasses.replace(report, warnings=warnings)
@@ -48,6 +51,20 @@ def _check_folder(location: str, what: str) -> None:
         raise ConfigError(f"the folder for {what}, {location}, is a file") from None
     except OSError as error:
         raise InfrastructureError(f"the folder for {what}, {location}, cannot be written: {error.strerror}") from None
+
+
+def _check_rollout_server(engine: Vllm) -> None:
+    """Checks what concerns this side: the key in the environment, and the folder that weights go through.
+
+    The server is not asked before the job starts: it may be started together with the job, and a wait for it belongs to
+    the attempts of the job, which come back after a pause.
+    """
+    from plumbline_trainer.rollout.vllm_server import Server  # loaded for jobs that have one
+
+    Server(engine)
+    sync = engine.weight_sync.value
+    if not isinstance(sync, NoSync):
+        _check_folder(sync.directory, "weights for the rollout server")
 
 
 def _foreign_model(output: Path) -> list[str]:

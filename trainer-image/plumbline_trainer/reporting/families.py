@@ -53,8 +53,9 @@ RUN_FAMILIES = (
     Family("tokens_per_second", "Tokens processed a second over the last 32 steps, all ranks together."),
     Family(
         "phase_seconds",
-        "Time spent in each phase of the steps by this attempt: prepare, forward_backward, update; in RLVR also"
-        " generate and verify.",
+        "Time spent in each phase of the steps by this attempt: prepare, forward_backward, update, and checkpoint after"
+        " them; in RLVR also sync (weights to a rollout server), generate, verify (verifiers), score (judges, reward"
+        " models), and where used evidence, values, reference, old_logprobs.",
         ("phase",),
         "counter",
     ),
@@ -183,6 +184,18 @@ TRAINING_FAMILIES = (
     TrainingFamily("completion_length_tokens", "Mean length of the completions.", ("completions/length",)),
     TrainingFamily(
         "completion_truncated_ratio", "Share of completions that the token limit cut off.", ("completions/truncated",)
+    ),
+    TrainingFamily(
+        "completion_slowest_ratio",
+        "Share of the time of generation for which a rank's slowest completion, or a server's slowest request, was"
+        " under way alone.",
+        ("completions/slowest_share",),
+    ),
+    TrainingFamily(
+        "phase_tokens_per_second",
+        "Tokens a second of single phases, all ranks together. prefill: of prompts, once each; decode: of completions,"
+        " with a rollout server its whole time; update: of forward and backward passes.",
+        ("tokens_per_second/{phase}",),
     ),
     TrainingFamily("entropy_nats", "Entropy of the policy a token.", ("entropy", "policy_entropy")),
     TrainingFamily("advantage_zero_ratio", "Share of completions whose advantage is 0.", ("advantages/zero",)),

@@ -116,6 +116,8 @@ class StatusBoard:
             self._checkpoint = checkpoint
             self._checkpoint_seconds = seconds
             if seconds is not None:
+                self._phase_seconds = {**self._phase_seconds, "checkpoint": seconds}
+                self._phase_totals["checkpoint"] = self._phase_totals.get("checkpoint", 0.0) + seconds
                 self._clock.saved()
 
     def restored(self, useful_seconds: float) -> None:

@@ -7,9 +7,10 @@ completion either takes the component's `errorValue` or has no reward at all. A 
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -53,6 +54,9 @@ class Scores:
 
     Every one is a sum over calls and their number, so that totals over steps and ranks can be had as well.
     """
+
+    batch_seconds: float = 0.0
+    """Wall time of the components that score many completions at once: judges and reward models."""
 
 
 class BatchComponent(Protocol):
@@ -102,9 +106,11 @@ class Scorer:
         by_component = {
             name: outcomes[index * len(samples) : (index + 1) * len(samples)] for index, name in enumerate(in_pool)
         }
+        started = time.perf_counter()
         for name, component in self._batches.items():
             by_component[name] = component.score(samples, poll, partial(failures.note, name))
-        return combine(self._rewards, by_component)
+        batch_seconds = time.perf_counter() - started if self._batches else 0.0
+        return replace(combine(self._rewards, by_component), batch_seconds=batch_seconds)
 
 
 def combine(rewards: Sequence[Reward], outcomes: dict[str, list[Outcome]]) -> Scores:

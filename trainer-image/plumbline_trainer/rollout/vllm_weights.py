@@ -91,6 +91,11 @@ class ServedWeights:
                 "somebody else changes its weights"
             )
 
+    def close(self) -> None:
+        """Deletes the job's folder; the server has what it needs. Never raises: the run is over."""
+        if isinstance(self._sync, Reload | AdapterSync) and self._served is not None:
+            shutil.rmtree(Path(self._sync.directory) / self._owner, ignore_errors=True)
+
     def _pushed(self, sync: Reload | AdapterSync, model: Any, poll: Callable[[], None]) -> str:
         """Gives the server the weights of `model`; the name of the update."""
         folder = Path(sync.directory) / self._owner

@@ -29,9 +29,15 @@ from plumbline_trainer.tasks.critic import Critic
 from plumbline_trainer.tasks.evidence import EvidenceCollector
 from plumbline_trainer.tasks.exploring import Explorer
 from plumbline_trainer.tasks.judging import Candidate, Judgement, gathered
-from plumbline_trainer.tasks.phases import timed
+from plumbline_trainer.tasks.phases import count_as, timed
 from plumbline_trainer.tasks.rlvr_data import PromptData
-from plumbline_trainer.tasks.rlvr_metrics import entropy, length_metrics, score_metrics, signal_metrics
+from plumbline_trainer.tasks.rlvr_metrics import (
+    entropy,
+    generation_metrics,
+    length_metrics,
+    score_metrics,
+    signal_metrics,
+)
 from plumbline_trainer.tasks.sampling import Sampler, Wanted
 from plumbline_trainer.tasks.updating import Updates
 
@@ -177,6 +183,7 @@ class Collector:
         with timed(phases, "verify"):
             scores = self._sampler.score(candidates, calls)
             check_error_shares(self._spec.rewards, self._ranks.sum_metrics(scores.metrics))
+        count_as(phases, "score", scores.batch_seconds, within="verify")
         judgement.add(candidates, scores)
         read = sum(len(one.prompt_ids) * one.samples for one in wanted)
         return read + sum(len(candidate.completion.tokens) for candidate in candidates)
@@ -297,6 +304,7 @@ class Collector:
             **length_metrics(completions),
             **signal_metrics(estimated[mine], everyone.valid[mine], everyone.groups[mine]),
             "entropy": entropy(completions),
+            **generation_metrics(self._sampler.take_figures(), self._ranks.world_size),
         }
 
     def _once(self, metrics: dict[str, Metric]) -> dict[str, Metric]:

@@ -31,7 +31,7 @@ from plumbline_trainer.rollout.engine import Completion
 from plumbline_trainer.rollout.experience import Experience
 from plumbline_trainer.rollout.judged import JudgedRollout
 from plumbline_trainer.tasks.judging import Candidate, Judgement
-from plumbline_trainer.tasks.phases import timed
+from plumbline_trainer.tasks.phases import count_as, timed
 from plumbline_trainer.tasks.rlvr_columns import rescue_texts
 from plumbline_trainer.tasks.rlvr_data import PromptData
 from plumbline_trainer.tasks.sampling import Sampler, Wanted
@@ -166,7 +166,9 @@ class Explorer:
         with timed(phases, "generate"):
             candidates = self._sampler.sample(wanted, "guidance", number)
         with timed(phases, "verify"):
-            judgement.add(candidates, self._sampler.score(candidates, sum(plan.values())))
+            scores = self._sampler.score(candidates, sum(plan.values()))
+        count_as(phases, "score", scores.batch_seconds, within="verify")
+        judgement.add(candidates, scores)
 
     def _put_solution(self, judgement: Judgement, slot: int, row: int) -> None:
         assert isinstance(self._rescue, Gold)

@@ -23,14 +23,16 @@ from plumbline_trainer.modeling.reference import open_reference
 from plumbline_trainer.objectives.policy.entropy import POLICY_ENTROPY, EntropyState, first_state, next_state
 from plumbline_trainer.reporting.metrics import Metric
 from plumbline_trainer.rewards.scoring import check_error_shares
-from plumbline_trainer.rollout.engine import Engine, limits_of
 from plumbline_trainer.rollout.experience import Rollout, decode_rollout, encode_rollout
+from plumbline_trainer.rollout.protocol import CompletionEngine
 from plumbline_trainer.stopping import StopRequest
 from plumbline_trainer.tasks.collecting import Collector
 from plumbline_trainer.tasks.critic import Critic, CriticInputs
 from plumbline_trainer.tasks.data_sets import load_data_sets, open_renderer, refuse_other_rows, rows_state
 from plumbline_trainer.tasks.exploring import Explorer
+from plumbline_trainer.tasks.generation import Generators, open_server
 from plumbline_trainer.tasks.layouts import model_layout
+from plumbline_trainer.tasks.phases import timed
 from plumbline_trainer.tasks.prompting import TrainingPrompts, sampling_prompts
 from plumbline_trainer.tasks.proximal_average import ProximalAverage
 from plumbline_trainer.tasks.rlvr_columns import check_columns, curriculum_of
@@ -77,6 +79,7 @@ class RLVRTask:
         self.warnings = [warning for part in parts for warning in part.warnings]
         """What the user should know about the inputs."""
 
+        server = open_server(config, spec, renderer.tokenizer, self.ranks)
         prompts_each = spec.training.batch_size // spec.rollout.group_size
         self.order = DataOrder(len(self.train.rows), prompts_each, spec.training.seed, spec.data.shuffle)
         self.max_steps = spec.training.steps or (
@@ -102,8 +105,9 @@ class RLVRTask:
         objective = spec.objective.value
         self._average = ProximalAverage(self.model, objective.decay) if isinstance(objective, PpoEwma) else None
         self._scorer = open_scorer(config, self._pool, self.ranks.device)
-        self._stop_tokens = stop_tokens(self.model, renderer, self.train)
-        sampler = self._sampler(self.train, spec.rollout.max_batch_size)
+        ends = stop_tokens(self.model, renderer, self.train)
+        self._generators = Generators(spec, self.model, self.tokenizer, ends, server)
+        sampler = self._sampler(self.train, self._generators.sampling_engine())
         self._collector = Collector(
             spec,
             self.ranks,
@@ -134,6 +138,8 @@ class RLVRTask:
         self._collector_state = self._collector.state_dict()
         self._loaded: dict[str, Any] = {}
         self._steps_done = 0
+        self._updates_done = 0
+        """Of this process: tells the weights apart that a server is brought."""
 
     def prepare(self, step: int) -> Batch:
         """The batch of optimizer step `step`: a new rollout, or the next update on the present one."""
@@ -141,6 +147,9 @@ class RLVRTask:
         phases: dict[str, float] = {}
         tokens = None
         if update == 0:
+            if self._generators.on_server:
+                with timed(phases, "sync"):
+                    self._generators.bring(self._updates_done)
             self._rollout, tokens = self._collector.collect(number, phases)
             self._keep()
         rollout = self._rollout
@@ -152,8 +161,13 @@ class RLVRTask:
         self._measured_entropy = Metric(0.0, 0.0)
         batches = self._updates.micro_batches(rollout, fresh=update == 0)
         trained = sum(batch.sequences.tokens for batch in batches)
-        metrics = dict(rollout.metrics)
-        return Batch(batches, trained if tokens is None else tokens, metrics=metrics, phase_seconds=phases)
+        return Batch(
+            batches,
+            trained if tokens is None else tokens,
+            trained_tokens=trained,
+            metrics=dict(rollout.metrics),
+            phase_seconds=phases,
+        )
 
     def loss(self, micro_batch: MicroBatch) -> tuple[Tensor, dict[str, Metric]]:
         """The micro-batch's share of the step's loss, and its metrics."""
@@ -171,7 +185,8 @@ class RLVRTask:
         if self.evaluation is None:
             return {}
         rows = range(self.ranks.rank, len(self.evaluation.rows), self.ranks.world_size)
-        sampler = self._sampler(self.evaluation, self._spec.evaluation.batch_size)
+        self._generators.bring(self._updates_done)
+        sampler = self._sampler(self.evaluation, self._generators.measuring_engine())
         wanted = [Wanted(row, row, 0, 1, self.evaluation.prompt_ids[row]) for row in rows]
         candidates = sampler.sample(wanted, "evaluation", 0, greedy=True)
         scores = sampler.score(candidates, len(self.evaluation.rows))
@@ -182,6 +197,7 @@ class RLVRTask:
 
     def step_done(self, step: int) -> None:
         """Updates the critic, and the coefficient of entropy by what was measured in the step."""
+        self._updates_done += 1
         if self._critic is not None and self._critic.learns:
             self._critic.apply(step, self.ranks)
         if self._average is not None:
@@ -206,6 +222,7 @@ class RLVRTask:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores `state_dict`. Refuses other rows than those the checkpoint was trained on."""
         refuse_other_rows(state, self.train.digest, len(self.train.rows))
+        self._updates_done += 1  # of other weights as well
         self._encoded = state["rollout"]
         if self._encoded is not None:
             self._rollout = decode_rollout(self._encoded, self.ranks.rank, self.ranks.world_size)
@@ -228,8 +245,9 @@ class RLVRTask:
             self._average.load(tensors, self._loaded["average"])
 
     def close(self) -> None:
-        """Ends the verifiers' processes."""
+        """Ends the verifiers' processes, and leaves a rollout server."""
         self._pool.close()
+        self._generators.close()
 
     def _stay_near_average(self, average: ProximalAverage, rollout: Rollout) -> None:
         """Takes ratios to the average of weights as it is now, in every update."""
@@ -261,17 +279,8 @@ class RLVRTask:
         clip = spec.training.gradient_clip
         return Critic(spec.critic.value, inputs, max_steps=self.max_steps, gradient_clip=clip)
 
-    def _sampler(self, data: PromptData, max_batch_size: int) -> Sampler:
-        limits = limits_of(
-            self._spec.rollout.sampling,
-            self.tokenizer,
-            self._stop_tokens,
-            max_tokens=self._spec.training.max_completion_tokens,
-            max_batch_size=max_batch_size,
-        )
-        engine = Engine(self.model, self.tokenizer, limits)
-        poll = self.stop.raise_if_requested
-        return Sampler(self._spec, engine, self._scorer, self.tokenizer, data.rows, poll)
+    def _sampler(self, data: PromptData, engine: CompletionEngine) -> Sampler:
+        return Sampler(self._spec, engine, self._scorer, self.tokenizer, data.rows, self.stop.raise_if_requested)
 
 
 def _reordered(config: TrainerConfig) -> RLVRJobSpec:

@@ -10,7 +10,7 @@ from torch import Tensor
 from plumbline_api.rlvr_job import RLVRJobSpec
 from plumbline_trainer.reporting.metrics import Metric
 from plumbline_trainer.rewards.scoring import Scores
-from plumbline_trainer.rollout.engine import Completion
+from plumbline_trainer.rollout.engine import Completion, GenerationFigures
 
 
 def judges(spec: RLVRJobSpec) -> list[str]:
@@ -40,6 +40,21 @@ def length_metrics(completions: Sequence[Completion]) -> dict[str, Metric]:
     lengths = torch.tensor([len(completion.tokens) for completion in completions], dtype=torch.float64)
     cut = torch.tensor([completion.finish == "length" for completion in completions], dtype=torch.float64)
     return {"completions/length": Metric.mean_of(lengths), "completions/truncated": Metric.mean_of(cut)}
+
+
+def generation_metrics(figures: GenerationFigures, world_size: int) -> dict[str, Metric]:
+    """How fast completions came about, from this rank's figures; what an engine does not measure is left out.
+
+    Rates are tokens of all ranks a second of wall time, in which they generate side by side.
+    `completions/slowest_share` is the share of that time for which a rank's slowest completion ran alone, with all
+    other places of the batch empty.
+    """
+    metrics = {
+        "tokens_per_second/prefill": Metric(float(figures.prompt_tokens), figures.prefill_seconds / world_size),
+        "tokens_per_second/decode": Metric(float(figures.tokens), figures.decode_seconds / world_size),
+        "completions/slowest_share": Metric(figures.alone_seconds, figures.seconds),
+    }
+    return {name: metric for name, metric in metrics.items() if metric.count}
 
 
 def entropy(completions: Sequence[Completion]) -> Metric:

@@ -10,7 +10,8 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from plumbline_api.rlvr_job import RLVRJobSpec
 from plumbline_trainer.data.rows import PromptRow
 from plumbline_trainer.rewards.scoring import Sample, Scorer, Scores
-from plumbline_trainer.rollout.engine import Completion, Engine, Request
+from plumbline_trainer.rollout.engine import Completion, GenerationFigures, Request
+from plumbline_trainer.rollout.protocol import CompletionEngine
 from plumbline_trainer.rollout.sampling import Stream
 from plumbline_trainer.tasks.judging import Candidate
 
@@ -41,7 +42,7 @@ class Sampler:
     def __init__(
         self,
         spec: RLVRJobSpec,
-        engine: Engine,
+        engine: CompletionEngine,
         scorer: Scorer,
         tokenizer: Tokenizer,
         rows: Sequence[PromptRow],
@@ -50,6 +51,7 @@ class Sampler:
         """`poll` is called again and again and ends a call by raising."""
         self._spec, self._engine, self._scorer = spec, engine, scorer
         self._tokenizer, self._rows, self._poll = tokenizer, rows, poll
+        self._figures = GenerationFigures()
 
     def sample(
         self,
@@ -75,6 +77,7 @@ class Sampler:
             for one, owner in zip(wanted, owners, strict=True)
         ]
         groups = self._engine.generate(requests, None if greedy else self._spec.rollout.sampling, self._poll)
+        self._figures += self._engine.last_figures
         texts = self.texts([completion for group in groups for completion in group])
         candidates: list[Candidate] = []
         for one, group in zip(wanted, groups, strict=True):
@@ -82,6 +85,11 @@ class Sampler:
                 text = texts[len(candidates)]
                 candidates.append(Candidate(one.slot, one.first + offset, one.row, completion, text, one.hinted))
         return candidates
+
+    def take_figures(self) -> GenerationFigures:
+        """What was generated since the last call, and where its time went."""
+        taken, self._figures = self._figures, GenerationFigures()
+        return taken
 
     def texts(self, completions: Sequence[Completion]) -> list[str]:
         """What the completions say, without special tokens."""

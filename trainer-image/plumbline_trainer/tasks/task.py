@@ -35,6 +35,9 @@ class Batch:
     tokens: int
     """Tokens processed by this rank in this step, for the throughput."""
 
+    trained_tokens: int | None = None
+    """Tokens of the forward and backward passes alone, for their throughput; None where these are all tokens."""
+
     padded_tokens: int = 0
     """Positions computed by this rank in this step for those tokens, padding included; 0 where nobody counted them."""
 
