@@ -1,0 +1,1 @@
+"""Verifiers of the tasks, in the form of RLVRJob's Python functions."""
