@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast
 import torch
 import torch.distributed as dist
 
-from plumbline_trainer.failures import ConfigError, InfrastructureError, TrainerFailure
+from plumbline_trainer.failures import ConfigError, TrainerFailure, collective_failure
 from plumbline_trainer.reporting.metrics import Metric, Metrics, merge
 from plumbline_trainer.stopping import StopRequest, StopRequested
 
@@ -25,7 +25,8 @@ T = TypeVar("T")
 RENDEZVOUS_TIMEOUT = timedelta(minutes=10)
 """How long ranks wait for each other at the start: pods of one attempt may pull their image at different speeds."""
 
-COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+COLLECTIVE_TIMEOUT_VARIABLE = "COLLECTIVE_TIMEOUT_SECONDS"
+COLLECTIVE_TIMEOUT_SECONDS = 1800
 """How long a rank waits for a peer inside a collective; the slowest rollout of a step must fit."""
 
 BUCKET_BYTES = 32 * 2**20
@@ -43,7 +44,7 @@ class Ranks:
         self._objects: dist.ProcessGroup | None = None
         if world_size > 1 and dist.get_backend() != "gloo":
             # flags and metrics live on the CPU and must not wait for the device
-            self._objects = dist.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT)
+            self._objects = dist.new_group(backend="gloo", timeout=collective_timeout())
 
     @property
     def is_main(self) -> bool:
@@ -173,8 +174,7 @@ def translated(doing: str) -> Iterator[None]:
     except (dist.DistError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
-        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InfrastructureError(f"lost contact with the other ranks while {doing}: {first_line}") from error
+        raise collective_failure(error, doing) from error
 
 
 def _buckets(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
@@ -211,9 +211,17 @@ def join(stop: StopRequest) -> Ranks:
     backend = "nccl" if own_gpu else "gloo"
     with translated("joining the run"):
         dist.init_process_group(
-            backend, store=_store(rank, world_size), rank=rank, world_size=world_size, timeout=COLLECTIVE_TIMEOUT
+            backend, store=_store(rank, world_size), rank=rank, world_size=world_size, timeout=collective_timeout()
         )
         return Ranks(stop, device, rank, world_size)
+
+
+def collective_timeout() -> timedelta:
+    """How long a rank waits for a peer: of the environment, for networks and jobs that need another than the usual."""
+    seconds = _number(COLLECTIVE_TIMEOUT_VARIABLE, COLLECTIVE_TIMEOUT_SECONDS)
+    if seconds < 1:
+        raise ConfigError(f"environment variable {COLLECTIVE_TIMEOUT_VARIABLE} must be at least 1")
+    return timedelta(seconds=seconds)
 
 
 def _store(rank: int, world_size: int) -> dist.Store:

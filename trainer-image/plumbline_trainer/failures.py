@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import re
+
 from plumbline_api.conditions import Reason
 from plumbline_api.contract import EXIT_REASONS, ExitCode
 
@@ -128,3 +131,52 @@ class LostPeer(InfrastructureError):
     @property
     def reason(self) -> Reason:
         return Reason.LOST_PEER
+
+
+_REFUSED_MEMORY = re.compile(r"DefaultCPUAllocator: (?:can't allocate|not enough) memory|std::bad_alloc")
+_FAILED_GPU = re.compile(
+    r"uncorrectable (?:ECC|NVLink) error|hardware stack error|GPU is lost|fallen off the bus|busy or unavailable"
+)
+_TIMED_OUT = re.compile(r"[Tt]imed out|[Tt]imeout")
+_BROKEN_CONNECTION = re.compile(
+    r"[Cc]onnection (?:was )?(?:closed|reset|refused)|[Bb]roken pipe|Socket not connected"
+    r"|ncclRemoteError|remote process exit"
+)
+
+
+def known_failure(error: Exception) -> TrainerFailure | None:
+    """What an error of a library below the trainer means, where that is known."""
+    text = first_line(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull(f"a volume is full: {error}")
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return HostOutOfMemory(_MORE_MEMORY.format(text or type(error).__name__))
+    if isinstance(error, RuntimeError) and _REFUSED_MEMORY.search(str(error)):
+        return HostOutOfMemory(_MORE_MEMORY.format(text))
+    if isinstance(error, RuntimeError) and _FAILED_GPU.search(str(error)):
+        return GpuError(f"the GPU or its driver failed: {text}")
+    return None
+
+
+_MORE_MEMORY = (
+    "host memory is exhausted: {}; raise spec.resources.memory or lower training.microBatchSize or the token limits"
+)
+
+
+def collective_failure(error: Exception, doing: str) -> TrainerFailure:
+    """What an error of torch.distributed means that came while the ranks were `doing` something together."""
+    known = known_failure(error)
+    if known is not None:
+        return known
+    text, said = str(error), first_line(error) or type(error).__name__
+    if _BROKEN_CONNECTION.search(text):
+        return LostPeer(f"lost contact with the other ranks while {doing}: {said}")
+    if _TIMED_OUT.search(text):
+        return CollectiveTimeout(f"waited too long for the other ranks while {doing}: {said}")
+    return InfrastructureError(f"{doing} over all ranks failed: {said}")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says; empty where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else ""

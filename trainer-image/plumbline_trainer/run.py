@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import gc
 import os
 import sys
@@ -25,7 +24,7 @@ from plumbline_trainer.checkpoint.store import CheckpointStore
 from plumbline_trainer.configuration import identity_of, load_config
 from plumbline_trainer.distributed import Ranks, join
 from plumbline_trainer.export import export
-from plumbline_trainer.failures import DiskFull, GpuOutOfMemory, TrainerFailure
+from plumbline_trainer.failures import GpuOutOfMemory, TrainerFailure, first_line, known_failure
 from plumbline_trainer.host_allocator import keep_freed_memory
 from plumbline_trainer.inputs import digest_inputs
 from plumbline_trainer.loop import Plan, TrainingLoop
@@ -37,6 +36,7 @@ from plumbline_trainer.reporting.prometheus import job_labels
 from plumbline_trainer.reporting.server import StatusServer
 from plumbline_trainer.reporting.status import StatusBoard
 from plumbline_trainer.reporting.tensorboard import EventFiles
+from plumbline_trainer.stalling import StallWatchdog
 from plumbline_trainer.stopping import StopRequest, StopRequested
 from plumbline_trainer.tasks.build import build_task
 from plumbline_trainer.tasks.task import Task
@@ -78,12 +78,18 @@ class Run:
     console: Console = field(default_factory=SilentConsole)
     ranks: Ranks | None = None
     server: StatusServer | None = None
+    watchdog: StallWatchdog | None = None
     task: Task | None = None
     loop: TrainingLoop | None = None
 
     def warn(self, text: str) -> None:
         """Shows a warning in the log and in the status report."""
         self.board.warn(text)
+        self.console.event("warning", text)
+
+    def tell_damage(self, text: str) -> None:
+        """Shows in the log, the status report and the last words which checkpoint was passed over, and why."""
+        self.board.found_damage(text)
         self.console.event("warning", text)
 
 
@@ -94,10 +100,7 @@ def run(options: Options, stop: StopRequest, build: Builder = build_task) -> int
     ending = _attempt(state)
     if ending.exit_code == ExitCode.DONE:
         state.board.enter("done")
-    message = termination.compose(
-        ending.reason.value, ending.message, output=ending.output, **state.board.termination_fields()
-    )
-    termination.write(message, options.termination_log)
+    _write_last_words(state, ending)
     _say(state.console, ending)
     _release(state)
     return int(ending.exit_code)
@@ -112,16 +115,16 @@ def _attempt(state: Run) -> Ending:
         return Ending(failure.exit_code, failure.reason, str(failure))
     except torch.OutOfMemoryError as error:
         exhausted = GpuOutOfMemory(
-            f"GPU memory is exhausted: {_first_line(error)} "
+            f"GPU memory is exhausted: {first_line(error)} "
             "Lower training.microBatchSize or the token limits, or set training.activationCheckpointing"
         )
         return Ending(exhausted.exit_code, exhausted.reason, str(exhausted))
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            full = DiskFull(f"a volume is full: {error}")
-            return Ending(full.exit_code, full.reason, str(full))
+        known = known_failure(error)
+        if known is not None:
+            return Ending(known.exit_code, known.reason, str(known), unexpected=traceback.format_exc())
         code = ExitCode.TRAINER_BUG
-        text = f"unexpected {type(error).__name__}: {_first_line(error)}"
+        text = f"unexpected {type(error).__name__}: {first_line(error)}"
         return Ending(code, EXIT_REASONS[code], text, unexpected=traceback.format_exc())
 
 
@@ -141,6 +144,7 @@ def _train(state: Run) -> Ending:
     if int(os.environ.get("RANK", "0")) == 0:
         state.console = EventFiles(open_console(), Path(config.paths.output))
     _serve(state, config)
+    _watch(state, config)
     ranks = state.ranks = join(state.stop)
     if ranks.device.type == "cpu":
         _make_deterministic()
@@ -155,7 +159,11 @@ def _train(state: Run) -> Ending:
     inputs = ranks.on_main(lambda: digest_inputs(config.paths))
     state.board.read_inputs(inputs)
     store = CheckpointStore(
-        Path(config.paths.checkpoints), config.spec.checkpoint.keep, config.paths.checkpoints_uri, state.warn
+        Path(config.paths.checkpoints),
+        config.spec.checkpoint.keep,
+        config.paths.checkpoints_uri,
+        state.tell_damage,
+        config.spec.checkpoint.keep_within_seconds,
     )
     while True:
         try:
@@ -301,6 +309,21 @@ def _serve(state: Run, config: TrainerConfig) -> None:
     state.console.event("listening", f"status and metrics on port {state.server.port}", port=state.server.port)
 
 
+def _watch(state: Run, config: TrainerConfig) -> None:
+    """Has stalls noticed. Every rank watches itself: the one that hangs is seldom the one that reports."""
+    given = config.spec.run_policy.progress_deadline_seconds
+
+    def abandon(stalled: str) -> None:
+        """The main thread does not hear the request to stop, and whoever waits for it pays for the GPUs meanwhile."""
+        ending = _ended_by_stop(ExitCode.STOPPED_NOT_SAVED, f"stopped while it was stalled: {stalled}")
+        _write_last_words(state, ending)
+        _say(state.console, ending)
+        os._exit(int(ending.exit_code))
+
+    state.watchdog = StallWatchdog(state.board, state.stop, state.console, given, abandon)
+    state.watchdog.start()
+
+
 def _make_deterministic() -> None:
     """On the CPU every kernel is deterministic at a given number of threads. GPU kernels are left fast."""
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -310,6 +333,13 @@ def _make_deterministic() -> None:
 def _attempt_number() -> int:
     text = os.environ.get(ATTEMPT_VARIABLE, "1")
     return int(text) if text.isdigit() else 1
+
+
+def _write_last_words(state: Run, ending: Ending) -> None:
+    message = termination.compose(
+        ending.reason.value, ending.message, output=ending.output, **state.board.termination_fields()
+    )
+    termination.write(message, state.options.termination_log)
 
 
 def _say(console: Console, ending: Ending) -> None:
@@ -326,15 +356,10 @@ def _say(console: Console, ending: Ending) -> None:
 
 def _release(state: Run) -> None:
     """Ends processes, port and group. What goes wrong here cannot change how the run ended."""
-    for holder in (state.task, state.server, state.ranks):
+    for holder in (state.watchdog, state.task, state.server, state.ranks):
         closing: Any = holder
         if closing is not None:
             try:
                 closing.close()
             except Exception:
                 traceback.print_exc()
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -25,6 +26,8 @@ class StopRequest:
         self._honoured = False
         self._deferred = False
         self.signal_name = ""
+        self.polled_at = time.monotonic()
+        """When somebody last asked whether to stop: a sign of life of what takes long."""
 
     @property
     def pending(self) -> bool:
@@ -43,6 +46,7 @@ class StopRequest:
 
     def raise_if_requested(self) -> None:
         """Raises `StopRequested` where a stop is pending."""
+        self.polled_at = time.monotonic()
         if self.pending:
             raise StopRequested(self.signal_name)
 

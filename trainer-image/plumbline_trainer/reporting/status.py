@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 import statistics
 import threading
+import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from plumbline_api.contract import StatusReport
+from plumbline_api.contract import StallReport, StatusReport
 from plumbline_api.status import BestCheckpointStatus, CheckpointStatus, DataStatus, Health, Inputs, MetricValue
 from plumbline_trainer.reporting.run_clock import RunClock
+from plumbline_trainer.reporting.termination import shorten
 
 State = Literal["starting", "evaluating", "training", "checkpointing", "exporting", "stopping", "done"]
 
@@ -22,6 +24,9 @@ EVALUATION_PREFIX = "evaluation/"
 
 MAX_METRICS = 64
 MAX_WARNINGS = 16
+MAX_DAMAGED = 8
+DAMAGE_CHARACTERS = 400
+"""Of one damaged checkpoint: two of them fit into the last words."""
 STEPS_REMEMBERED = 32
 """Steps over which duration and throughput are taken."""
 
@@ -37,6 +42,26 @@ class Totals:
     """None before this attempt wrote one."""
 
 
+@dataclass(frozen=True)
+class Activity:
+    """What the stall watchdog looks at."""
+
+    state: State
+    step_seconds: tuple[float, ...]
+    """Durations of the last steps of this attempt."""
+    progress_at: float
+    """When the last step ended or the state changed, in seconds of the monotonic clock."""
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """What the stall watchdog found last."""
+
+    since: datetime | None = None
+    deadline: float | None = None
+    stall: StallReport | None = None
+
+
 class StatusBoard:
     """The run's status. Every method is safe from any thread and none waits for anything but its siblings."""
 
@@ -45,6 +70,8 @@ class StatusBoard:
         self._uid = uid
         self._attempt = attempt
         self._state: State = "starting"
+        self._progress_at = time.monotonic()
+        self._watched = _Watched()
         self._clock = RunClock()
         self._health: Health | None = None
         self._step = 0
@@ -67,12 +94,14 @@ class StatusBoard:
         self._inputs: Inputs | None = None
         self._data: DataStatus | None = None
         self._warnings: list[str] = []
+        self._damaged: list[str] = []
 
     def enter(self, state: State) -> None:
         """The trainer starts doing something else."""
         with self._lock:
             self._clock.enter(state)
             self._state = state
+            self._progress_at = time.monotonic()
 
     @property
     def state(self) -> State:
@@ -93,6 +122,7 @@ class StatusBoard:
         """Optimizer step number `step` (from 1) took `seconds` and processed `tokens` over all ranks."""
         with self._lock:
             self._clock.settle()
+            self._progress_at = time.monotonic()
             self._step = step
             self._seconds.append(seconds)
             self._tokens.append(tokens)
@@ -164,10 +194,26 @@ class StatusBoard:
             if text not in self._warnings and len(self._warnings) < MAX_WARNINGS:
                 self._warnings.append(text)
 
+    def found_damage(self, text: str) -> None:
+        """A checkpoint does not match its manifest and is passed over; the last ones are kept."""
+        with self._lock:
+            if text not in self._damaged:
+                self._damaged = [*self._damaged, shorten(text, DAMAGE_CHARACTERS)][-MAX_DAMAGED:]
+
     def metric_values(self) -> dict[str, float]:
         """The last finite metrics by name, held-out ones under `evaluation/`."""
         with self._lock:
             return {metric.name: metric.value for metric in self._metrics()}
+
+    def activity(self) -> Activity:
+        """Whether and how the run gets on."""
+        with self._lock:
+            return Activity(self._state, tuple(self._seconds), self._progress_at)
+
+    def watched(self, since: datetime, deadline: float | None, stall: StallReport | None) -> None:
+        """When the clock of the stall deadline started anew, that deadline in seconds, and the stall if there is."""
+        with self._lock:
+            self._watched = _Watched(since, deadline, stall)
 
     def report(self) -> StatusReport:
         """The body of `/v1/status`."""
@@ -187,6 +233,9 @@ class StatusBoard:
                 tokens_per_second=round(sum(self._tokens) / elapsed, 3) if elapsed > 0 else None,
                 step_seconds=step_seconds,
                 last_step_time=self._last_step_time,
+                last_progress_time=self._watched.since,
+                stall_deadline_seconds=self._watched.deadline,
+                stall=self._watched.stall,
                 phase_seconds=self._phase_seconds,
                 metrics=self._metrics(),
                 score=self._score(),
@@ -197,6 +246,7 @@ class StatusBoard:
                 health=self._health,
                 time=self._clock.report(),
                 warnings=list(self._warnings),
+                damaged_checkpoints=list(self._damaged),
             )
 
     def totals(self) -> Totals:
@@ -215,6 +265,7 @@ class StatusBoard:
             "checkpoint": report.checkpoint,
             "best_checkpoint": report.best_checkpoint,
             "inputs": report.inputs,
+            "damaged_checkpoints": report.damaged_checkpoints[-2:],
             "data": report.data,
             "health": None if report.health is None else _in_few_words(report.health),
             "time": report.time,

@@ -11,7 +11,7 @@ from plumbline_api.methods.verifiers.judges import HttpJudge
 from plumbline_api.methods.verifiers.python import PythonFunction
 from plumbline_api.sources import Reward
 from plumbline_trainer.data.rows import PromptRow
-from plumbline_trainer.failures import DataError, RewardFunctionError
+from plumbline_trainer.failures import DataError, RewardFunctionError, RewardFunctionTimeout
 from plumbline_trainer.rewards.components import in_processes
 from plumbline_trainer.rewards.pool import SANDBOXED, Call, Outcome, VerifierPool
 from plumbline_trainer.rewards.sandbox.landlock import SIGNALS_SCOPED, abi_version
@@ -52,7 +52,9 @@ def rehearse(rewards: Sequence[Reward], rows: Sequence[PromptRow], pool: Verifie
         place, outcome = failed[0]
         unfinished = outcome.timed_out and reward.timeout_seconds > REHEARSAL_SECONDS
         if len(failed) == len(tried) and not unfinished:
-            raise RewardFunctionError(f"reward {reward.name} failed on {place}: {_explained(outcome)}")
+            slow = all(outcome.timed_out for _, outcome in failed)
+            failure = RewardFunctionTimeout if slow else RewardFunctionError
+            raise failure(f"reward {reward.name} failed on {place}: {_explained(outcome)}")
         allowed = f"; timeoutSeconds {reward.timeout_seconds:g} allows it more in training" if unfinished else ""
         warnings.append(f"reward {reward.name} failed on {place}: {outcome.error}{allowed}")
     return warnings
@@ -66,7 +68,8 @@ def _ask(reward: Reward, rows: Sequence[PromptRow]) -> list[str]:
     outcomes = judge.score([Sample(row.prompt, row.answer or "", row.answer, row.columns) for row in rows])
     failed = [(row.place, outcome.error) for row, outcome in zip(rows, outcomes, strict=True) if outcome.failed]
     if len(failed) == len(rows):
-        raise RewardFunctionError(f"reward {reward.name} failed on {failed[0][0]}: {failed[0][1]}")
+        failure = RewardFunctionTimeout if all(outcome.timed_out for outcome in outcomes) else RewardFunctionError
+        raise failure(f"reward {reward.name} failed on {failed[0][0]}: {failed[0][1]}")
     return [f"reward {reward.name} failed on {place}: {error}" for place, error in failed]
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from plumbline_api.sources import Reward
-from plumbline_trainer.failures import RewardFunctionError
+from plumbline_trainer.failures import RewardFunctionError, RewardFunctionTimeout
 from plumbline_trainer.reporting.metrics import Metric
 from plumbline_trainer.rewards.pool import Call, Outcome, VerifierPool
 
@@ -151,7 +151,9 @@ def check_error_shares(rewards: Sequence[Reward], metrics: dict[str, Metric]) ->
     for reward in rewards:
         errors = metrics[f"reward_errors/{reward.name}"]
         if float(errors.total) > _allowed(reward, float(errors.count)):
-            raise RewardFunctionError(_verdict(reward, int(errors.total), int(errors.count)))
+            timeouts = float(metrics[f"reward_timeouts/{reward.name}"].total)
+            failure = _failure_class(float(errors.total), timeouts)
+            raise failure(_verdict(reward, int(errors.total), int(errors.count)))
 
 
 class _Failures:
@@ -161,18 +163,25 @@ class _Failures:
         self._rewards = {reward.name: reward for reward in rewards}
         self._calls = calls
         self._failed: Counter[str] = Counter()
+        self._timed_out: Counter[str] = Counter()
 
     def note(self, component: str, outcome: Outcome) -> None:
         if not outcome.failed:
             return
         self._failed[component] += 1
+        self._timed_out[component] += outcome.timed_out
         reward = self._rewards[component]
         failed = self._failed[component]
         if failed > _allowed(reward, self._calls):
             detail = f"; the last: {outcome.error}"
             if outcome.traceback:
                 detail += f"\n{outcome.traceback}"
-            raise RewardFunctionError(_verdict(reward, failed, self._calls) + detail)
+            raise _failure_class(failed, self._timed_out[component])(_verdict(reward, failed, self._calls) + detail)
+
+
+def _failure_class(failed: float, timed_out: float) -> type[RewardFunctionError]:
+    """Slow where most failed calls ran out of time: more time would help, mending the code would not."""
+    return RewardFunctionTimeout if 2 * timed_out > failed else RewardFunctionError
 
 
 def _allowed(reward: Reward, calls: float) -> float:
