@@ -4,8 +4,9 @@
         prometheus.start(configuration)          # as in prometheus.yml
         prometheus.query("up")
 
-It runs on this machine and not in a pod: pods and nodes of the local cluster have routes to it. `promtool`, which
-checks rules and lints metrics, comes from the same package.
+It runs on this machine and not in a pod: this machine has routes to the pods of the local cluster. `promtool`, which
+checks rules and lints metrics, comes from the same package. Debian 12's Prometheus was built without Kubernetes
+discovery, so this is Debian 13's, whose programs run on both.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from cluster.build import SUITE, build_lock
+from cluster.build import build_lock
 from cluster.control_plane import free_port, wait_until
 from cluster.paths import cache_directory, say
 from cluster.private_apt import PrivateApt
 from cluster.processes import Processes
 
+SUITE = "trixie"
 _NAME = "prometheus"
 _PROGRAMS = ("prometheus", "promtool")
 
@@ -32,10 +34,7 @@ Series = list[dict[str, Any]]
 
 
 def programs() -> dict[str, Path]:
-    """Paths of prometheus and promtool: from PATH, else unpacked once from Debian's package into the cache."""
-    installed = {name: shutil.which(name) for name in _PROGRAMS}
-    if all(installed.values()):
-        return {name: Path(str(path)) for name, path in installed.items()}
+    """Paths of prometheus and promtool, unpacked once from Debian's package into the cache."""
     folder = cache_directory() / f"prometheus-{SUITE}"
     if not folder.is_dir():
         with build_lock(folder.with_suffix(".build")):

@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +42,14 @@ def helm_program() -> str:
 
 @pytest.fixture(scope="session")
 def template(helm_program: str) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run `helm template` with values and a Kubernetes version."""
+    """Run `helm template` with values, a Kubernetes version and what else the cluster serves."""
 
-    def run(values: dict[str, Any] | None = None, version: str = "1.20.2") -> subprocess.CompletedProcess[str]:
+    def run(
+        values: dict[str, Any] | None = None, version: str = "1.20.2", served: Sequence[str] = ()
+    ) -> subprocess.CompletedProcess[str]:
         command = [helm_program, "template", "plumbline", str(CHART), "--namespace", "plumbline-system"]
         command += ["--kube-version", version, "--values", "-"]
+        command += [part for kind in served for part in ("--api-versions", kind)]
         return subprocess.run(command, input=json.dumps(values or {}), text=True, capture_output=True, check=False)
 
     return run
@@ -56,8 +59,10 @@ def template(helm_program: str) -> Callable[..., subprocess.CompletedProcess[str
 def render(template: Callable[..., subprocess.CompletedProcess[str]]) -> Render:
     """Return the documents that the chart renders to."""
 
-    def rendered(values: dict[str, Any] | None = None, version: str = "1.20.2") -> Documents:
-        result = template(values, version)
+    def rendered(
+        values: dict[str, Any] | None = None, version: str = "1.20.2", served: Sequence[str] = ()
+    ) -> Documents:
+        result = template(values, version, served)
         assert result.returncode == 0, result.stderr
         return documents(result.stdout)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from plumbline_operator.job_metrics import JOB_LABELS
 from tests.operator.forked_operator import ForkedOperator
 from tests.operator.job_documents import preference_job
 from tests.operator.live_cluster import ROOT, Namespace, OperatorProcess, eventually
@@ -69,15 +70,22 @@ def test_the_documentation_lists_exactly_what_is_served(namespace: Namespace, op
     namespace.wait_phase("tune", "Complete")
     served = {}
     for family in text_string_to_metric_families(operator.get(operator.metrics_port, "/metrics")):
-        name = {"counter": f"{family.name}_total", "info": f"{family.name}_info"}.get(family.type, family.name)
-        # A histogram's `le` is part of its type.
-        labels = {label for sample in family.samples for label in sample.labels} - {"le"}
-        served[name] = (family.type, labels)
-    section = (ROOT / "docs" / "metrics.md").read_text().split("## Operator")[1]
+        if family.name.startswith("plumbline_"):
+            name = f"{family.name}_total" if family.type == "counter" else family.name
+            # A histogram's `le` is part of its type.
+            served[name] = (family.type, {label for sample in family.samples for label in sample.labels} - {"le"})
+    text = (ROOT / "docs" / "metrics.md").read_text()
+    section = text[text.index("## Jobs") : text.index("## Trainer")]
     documented = {}
-    for row in re.findall(r"^\| `(\w+)` \| (\w+) \|([^|]*)\|", section, re.MULTILINE):
-        documented[row[0]] = (row[1], set(re.findall(r"`(\w+)`", row[2])))
-    assert documented == served
+    for name, kind, labels in re.findall(r"^\| `(\w+)` \| (\w+) \|([^|]*)\|", section, re.MULTILINE):
+        of_all = set(JOB_LABELS) if name.startswith("plumbline_job_") else set()
+        documented[name] = (kind, set(re.findall(r"`(\w+)`", labels)) | of_all)
+    assert {name: kind for name, (kind, _) in served.items()} == {name: kind for name, (kind, _) in documented.items()}
+    for name, (_, labels) in served.items():
+        # A family without samples, such as the cost of a job without prices, shows no labels.
+        assert labels in (set(), documented[name][1]), name
+    shown = {name for name, (_, labels) in served.items() if labels}
+    assert {"plumbline_job_phase", "plumbline_job_condition", "plumbline_job_finished_timestamp_seconds"} <= shown
 
 
 def test_one_job_that_is_stuck_holds_up_no_other(namespace: Namespace) -> None:

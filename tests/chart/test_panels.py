@@ -1,0 +1,74 @@
+"""Every query of every panel, against a real Prometheus that has watched real runs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from charts.dashboards.__main__ import rendered
+from charts.dashboards.queries import DASHBOARDS, ONLY_WITH_A_GPU, Answers, PanelQuery, dashboards, panels, queries
+from cluster.prometheus import programs
+from tests.chart.watched_run import WatchedRun, watched_run
+from tests.trainer.conftest import chat_tokenizer, llama_directory
+
+__all__ = ["chat_tokenizer", "llama_directory"]
+
+ONLY_WITH_AN_API_SERVER = "plumbline_operator_api_request"
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory, llama_directory: Path) -> Iterator[tuple[WatchedRun, Answers]]:
+    with watched_run(tmp_path_factory.mktemp("watched"), llama_directory) as found:
+        yield found
+
+
+def test_the_checked_in_dashboards_are_those_of_the_code() -> None:
+    assert {path.name: path.read_text() for path in DASHBOARDS.iterdir()} == rendered(), (
+        "run python -m charts.dashboards"
+    )
+
+
+def test_dashboards_have_their_own_ids_and_sensible_panels() -> None:
+    boards = dashboards()
+    assert {board["uid"] for board in boards.values()} == {f"plumbline-{name}" for name in boards}
+    for board in boards.values():
+        titles = [panel["title"] for panel in panels(board)]
+        assert len(set(titles)) == len(titles)
+        for panel in panels(board):
+            assert panel["targets"]
+            assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+            position = panel["gridPos"]
+            assert position["x"] + position["w"] <= 24
+
+
+@pytest.mark.parametrize("query", queries(), ids=str)
+def test_every_query_returns_data(seen: tuple[WatchedRun, Answers], query: PanelQuery) -> None:
+    if query.expression.startswith(ONLY_WITH_A_GPU) or ONLY_WITH_AN_API_SERVER in query.expression:
+        seen[1].of(query)  # well-formed; the rest needs what this run does not have
+        return
+    series = seen[1].of(query)
+    assert series
+    labels = set(re.findall(r"\{\{(\w+)\}\}", query.legend))
+    assert all(labels <= set(one["metric"]) for one in series), "the legend names labels that the result does not have"
+
+
+def test_promtool_finds_nothing_to_improve_in_the_names(seen: tuple[WatchedRun, Answers]) -> None:
+    run, _ = seen
+    texts = {**run.texts, "operator": _text(run.port)}
+    assert set(texts) == {"PreferenceJob", "RLVRJob", "operator"}
+    for text in texts.values():
+        checked = subprocess.run(
+            [programs()["promtool"], "check", "metrics"], input=text, text=True, capture_output=True, check=False
+        )
+        assert (checked.stdout + checked.stderr, checked.returncode) == ("", 0)
+
+
+def _text(port: int) -> str:
+    import urllib.request
+
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        return str(answer.read().decode())
