@@ -5,7 +5,7 @@
         prometheus.query("up")
 
 It runs on this machine and not in a pod: this machine has routes to the pods of the local cluster. `promtool`, which
-checks rules and lints metrics, comes from the same package. Debian 12's Prometheus was built without Kubernetes
+checks rules and lints metrics, comes with it. Debian 12's Prometheus was built without Kubernetes
 discovery, so this is Debian 13's, whose programs run on both.
 """
 
@@ -28,6 +28,7 @@ from cluster.processes import Processes
 SUITE = "trixie"
 _NAME = "prometheus"
 _PROGRAMS = ("prometheus", "promtool")
+"""Programs, and packages of the same names."""
 
 Series = list[dict[str, Any]]
 """`metric` with the labels, and `value` or `values`, as in Prometheus' API."""
@@ -48,7 +49,7 @@ def _unpack(folder: Path) -> None:
     work = folder.with_suffix(".build")
     apt = PrivateApt(work / "apt", SUITE)
     apt.update()
-    apt.unpack(["prometheus"], work / "debian")
+    apt.unpack(list(_PROGRAMS), work / "debian")
     partial = work / "out"
     partial.mkdir(exist_ok=True)
     for name in _PROGRAMS:
