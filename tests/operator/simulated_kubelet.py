@@ -51,6 +51,7 @@ class PodLife:
     report: dict[str, Any] | None = None
     """Body of `/v1/status`."""
     log: str = "the last line of the log\n"
+    node: str = NODE
 
 
 Policy = Callable[[Mapping[str, Any]], PodLife]
@@ -190,7 +191,7 @@ class SimulatedKubelet:
             condition = _condition("PodScheduled", "False", "Unschedulable", life.unschedulable)
             await self._status(pod, {"phase": "Pending", "conditions": [condition]})
             return
-        await self._bind(pod)
+        await self._bind(pod, life.node)
         scheduled = {"phase": "Pending", "conditions": [_condition("PodScheduled", "True")]}
         waiting = {"waiting": {"reason": "PodInitializing"}}
         if life.mount_failure:
@@ -231,13 +232,13 @@ class SimulatedKubelet:
         options = {"gracePeriodSeconds": 0, "preconditions": {"uid": metadata["uid"]}}
         await self._request("DELETE", path, options)
 
-    async def _bind(self, pod: dict[str, Any]) -> None:
+    async def _bind(self, pod: dict[str, Any], node: str) -> None:
         metadata = pod["metadata"]
         binding = {
             "apiVersion": "v1",
             "kind": "Binding",
             "metadata": {"name": metadata["name"], "uid": metadata["uid"]},
-            "target": {"apiVersion": "v1", "kind": "Node", "name": NODE},
+            "target": {"apiVersion": "v1", "kind": "Node", "name": node},
         }
         await self._request(
             "POST", f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}/binding", binding

@@ -18,6 +18,12 @@ from tests.operator.simulated_kubelet import PodLife
 pytestmark = [pytest.mark.control_plane, pytest.mark.slow]
 
 
+RULES = [
+    {"match": {"exitCodes": [70]}, "action": "Suspend"},
+    {"match": {"reasons": ["GpuOutOfMemory"]}, "action": "Ignore"},
+]
+
+
 @pytest.fixture
 def unserved(live_cluster: LiveCluster, namespaces: list[str]) -> Iterator[Namespace]:
     """A namespace that the session's operator leaves alone."""
@@ -28,11 +34,11 @@ def unserved(live_cluster: LiveCluster, namespaces: list[str]) -> Iterator[Names
 
 def test_an_operator_that_dies_around_every_write_completes_the_job(unserved: Namespace, tmp_path: Path) -> None:
     created: Counter[str] = Counter()
+    codes = {"1": 75, "2": 70, "3": 71}
 
     def life(pod):
         created[pod["metadata"]["name"]] += 1
-        failing = pod["metadata"]["labels"]["plumbline.dev/attempt"] == "1"
-        return PodLife(exit_code=75 if failing else 0)
+        return PodLife(exit_code=codes.get(pod["metadata"]["labels"]["plumbline.dev/attempt"], 0))
 
     unserved.pods_do(life)
     kubeconfig = tmp_path / "kubeconfig"
@@ -43,29 +49,36 @@ def test_an_operator_that_dies_around_every_write_completes_the_job(unserved: Na
     operator = ForkedOperator(str(kubeconfig), tmp_path / "log", unserved.name)
     operator.start()
     try:
-        unserved.create(preference_job())
+        unserved.create(preference_job(run_policy={"restartRules": RULES}))
 
         def done() -> bool:
             if proxy.died.is_set():
                 proxy.died.clear()
                 operator.start()
                 return False
-            return unserved.status("tune").get("phase") == "Complete" and not unserved.items("services")
+            phase = unserved.status("tune").get("phase")
+            if phase == "Suspended":
+                unserved.patch("tune", {"spec": {"runPolicy": {"suspend": False}}})
+            return phase == "Complete" and not unserved.items("services")
 
-        eventually(done, "completion of the job", 240)
+        eventually(done, "completion of the job", 400)
     finally:
         if operator.alive:
             operator.kill()
         proxy.stop()
 
     status = unserved.status("tune")
-    assert proxy.kills >= 2 * 10, proxy.writes
+    assert proxy.kills >= 2 * 20, proxy.writes
     assert [(entry["number"], entry["reason"]) for entry in status["attempts"]] == [
         (1, "InfrastructureError"),
-        (2, "Completed"),
+        (2, "TrainerBug"),
+        (3, "GpuOutOfMemory"),
+        (4, "Completed"),
     ]
     assert status["failures"] == 1, "a failure is counted once, however often its record was written"
-    assert created == {"tune-trainer-1-0": 1, "tune-trainer-2-0": 1}, "every pod was made exactly once"
-    assert unserved.children("tune") == {"pods/tune-trainer-2-0", "configmaps/tune-snapshot"}
+    assert created == {f"tune-trainer-{attempt}-0": 1 for attempt in range(1, 5)}, "every pod was made exactly once"
+    assert unserved.children("tune") == {"pods/tune-trainer-4-0", "configmaps/tune-snapshot"}
+    assert unserved.job("tune")["spec"]["runPolicy"]["suspend"] is False
+    assert [reason for reason, _ in unserved.events("tune")].count("SuspendedByRule") == 1
     told = Counter(unserved.events("tune"))
     assert max(told.values()) == 1, "no event is told twice"
