@@ -66,6 +66,8 @@ class Observed:
     """Children that the API server refused in this same reconciliation."""
     report: StatusReport | None = None
     """The last status report of rank 0."""
+    silent_seconds: float = 0.0
+    """How long rank 0 has left every question unanswered; 0 while it answers."""
     log_tails: Mapping[str, str] = field(default_factory=dict)
     """Last lines of the failed container, by pod."""
     nodes: Mapping[str, bool] = field(default_factory=dict)

@@ -21,6 +21,7 @@ from plumbline_operator.decide.acceptance import runtime_reference
 from plumbline_operator.decide.attempts import LOG_TAIL_LIMIT
 from plumbline_operator.decide.conditions import is_terminal
 from plumbline_operator.decide.draft import read_status
+from plumbline_operator.decide.stall import SILENT_SECONDS
 from plumbline_operator.departed import DepartedPods
 from plumbline_operator.model import Observed, PodEvent, ServiceView
 from plumbline_operator.pods import PREFLIGHT_CONTAINER, TRAINER_CONTAINER, PodView, read_pod
@@ -44,8 +45,13 @@ LOG_TIMEOUT_SECONDS = 4.0
 logger = logging.getLogger(__name__)
 
 
-async def observe(api: Api, key: JobKey, report: StatusReport | None, departed: DepartedPods) -> Observed | None:
-    """Everything that `decide` needs about a job; None if the job is gone. `report` is the last one of rank 0."""
+async def observe(
+    api: Api, key: JobKey, report: StatusReport | None, departed: DepartedPods, silent_seconds: float = 0.0
+) -> Observed | None:
+    """Everything that `decide` needs about a job; None if the job is gone.
+
+    `report` is the last one of rank 0, which has left every question unanswered for `silent_seconds`.
+    """
     job = await api.get(key.resource, key.namespace, key.name)
     if job is None:
         return None
@@ -66,6 +72,7 @@ async def observe(api: Api, key: JobKey, report: StatusReport | None, departed: 
         snapshot = None
     foreign += await _foreign_service(api, key, job, services)
     runtime = await _runtime(api, key, job) if snapshot is None and not foreign else None
+    hangs = silent_seconds >= SILENT_SECONDS or (report is not None and report.stall is not None)
     waiting = [pod for pod in ours if pod.phase == "Pending" and pod.scheduled]
     ending = [pod for pod in ours if pod.stopping and not pod.disruption] if _open_attempt(job) is not None else []
     return Observed(
@@ -79,7 +86,8 @@ async def observe(api: Api, key: JobKey, report: StatusReport | None, departed: 
         warnings=await _events(api, key.namespace, waiting, ",type=Warning"),
         endings=await _events(api, key.namespace, ending),
         report=report if report is not None and report.uid in ("", uid) else None,
-        log_tails=await _log_tails(api, key.namespace, job, ours),
+        silent_seconds=silent_seconds,
+        log_tails=await _log_tails(api, key.namespace, job, ours, hangs),
         nodes=await _nodes(api, ours),
     )
 
@@ -147,13 +155,17 @@ async def _events(api: Api, namespace: str, pods: list[PodView], narrower: str =
     return tuple(told for _, told in sorted(found, key=lambda pair: pair[0], reverse=True))
 
 
-async def _log_tails(api: Api, namespace: str, job: Mapping[str, Any], pods: tuple[PodView, ...]) -> dict[str, str]:
-    """Logs of the pods that failed in the attempt that is still open: they are kept when it is closed."""
+async def _log_tails(
+    api: Api, namespace: str, job: Mapping[str, Any], pods: tuple[PodView, ...], hangs: bool
+) -> dict[str, str]:
+    """Logs of the pods that failed in the attempt that is still open, and of all where it `hangs`: they are kept when
+    it is closed, and a rank that hangs shows where."""
     attempt = _open_attempt(job)
     if attempt is None:
         return {}
     tails = {}
-    for pod in [pod for pod in pods if pod.attempt == attempt.number and pod.failed_container][:8]:
+    ours = [pod for pod in pods if pod.attempt == attempt.number]
+    for pod in [pod for pod in ours if pod.failed_container or (hangs and pod.phase == "Running")][:8]:
         tails[pod.name] = await _log_tail(api, namespace, pod)
     return tails
 

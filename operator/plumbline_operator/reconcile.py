@@ -64,7 +64,9 @@ class Reconciler:
     async def _reconcile(self, key: JobKey) -> str:
         refusals: tuple[Refusal, ...] = ()
         for _ in range(MOST_ROUNDS):
-            observed = await observe(self._api, key, self._puller.report(key), self._departed)
+            observed = await observe(
+                self._api, key, self._puller.report(key), self._departed, self._puller.silent_seconds(key)
+            )
             if observed is None:
                 self._forget(key)
                 return "gone"

@@ -58,6 +58,7 @@ class _Target:
     report: StatusReport | None = None
     told: float = field(default=float("-inf"))
     useless_in_a_row: int = 0
+    unanswered_since: float | None = None
     news_left: int = NEWS_AT_ONCE
 
 
@@ -87,6 +88,13 @@ class StatusPuller:
         """The last report of the job's present rank 0."""
         target = self._targets.get(key)
         return target.report if target else None
+
+    def silent_seconds(self, key: JobKey) -> float:
+        """How long the job's present rank 0 has left every question unanswered; 0 while it answers."""
+        target = self._targets.get(key)
+        if target is None or target.unanswered_since is None:
+            return 0.0
+        return time.monotonic() - target.unanswered_since
 
     def follow(self, key: JobKey, observed: Observed) -> None:
         """Pull from the job's rank 0 as long as it runs."""
@@ -133,6 +141,8 @@ class StatusPuller:
 
     async def _pull(self, key: JobKey, target: _Target, limit: asyncio.Semaphore) -> None:
         pause = self._pull_seconds
+        asked = time.monotonic()
+        answered = False
         try:
             async with limit:
                 report = read_report(await self._fetch(key, target.pod))
@@ -148,10 +158,12 @@ class StatusPuller:
             # Whatever one trainer answers, the others are asked on.
             logger.exception("Pulling a status report failed", extra={"key": str(key)})
         else:
+            answered = True
             target.useless_in_a_row = 0
             self._take(key, target, report)
         finally:
             target.busy = False
+            target.unanswered_since = None if answered else target.unanswered_since or asked
             target.due = time.monotonic() + pause
 
     def _pause_after_useless(self, target: _Target) -> float:
@@ -195,6 +207,8 @@ def _broken(health: Health | None) -> tuple[int, list[tuple[str, str]]]:
 
 def _news(before: StatusReport | None, report: StatusReport) -> bool:
     if before is None or before.state != report.state or before.warnings != report.warnings:
+        return True
+    if (before.stall is None) != (report.stall is None):
         return True
     if _broken(before.health) != _broken(report.health):
         return True

@@ -164,7 +164,8 @@ class StallWatchdog:
         self._set_timer_ahead(deadline, idle)
 
     def _found(self, state: State, since: datetime, deadline: float) -> StallReport:
-        stacks = thread_stacks()
+        threads = thread_stacks()
+        stacks = "".join(threads)
         main = sys._current_frames().get(threading.main_thread().ident or 0)
         stall = StallReport(
             since=since,
@@ -173,7 +174,9 @@ class StallWatchdog:
             location=location_of(main)[:MOST_LOCATION],
             stacks=shorten(stacks, MOST_STACKS),
         )
-        print(f"{stall_text(stall)}. Stacks of all threads:\n{stacks}", file=self._log, flush=True)
+        # the main thread at the end: of a log the last lines are kept
+        shown = "".join(reversed(threads))
+        print(f"{shown}{stall_text(stall)}. Stacks of all threads: see above", file=self._log, flush=True)
         self._console.event("stall", stall_text(stall), seconds=round(deadline, 3))
         return stall
 
@@ -190,8 +193,8 @@ def stall_text(stall: StallReport) -> str:
     return f"no progress for {stall.deadline_seconds:g} s while {stall.state}{where}"
 
 
-def thread_stacks() -> str:
-    """The Python stacks of all threads, the main one first, innermost call last."""
+def thread_stacks() -> list[str]:
+    """The Python stack of each thread, the main one first, innermost call last."""
     frames = sys._current_frames()
     main = threading.main_thread()
     threads = sorted(threading.enumerate(), key=lambda thread: (thread is not main, thread.name))
@@ -202,7 +205,7 @@ def thread_stacks() -> str:
         if frame is not None and ident != threading.get_ident():
             lines = "".join(traceback.format_stack(frame))
             texts.append(f"thread {known.get(ident, ident)}:\n{lines}")
-    return "".join(texts)
+    return texts
 
 
 def location_of(frame: FrameType | None) -> str:

@@ -94,6 +94,7 @@ def cause_of_end(gang: Gang, observed: Observed) -> Finding | None:
 def failure_of(finding: Finding, attempt: int, observed: Observed, now: datetime) -> Failure:
     """The record of a failure that stays in the status."""
     pod = finding.pod
+    log = (observed.log_tails.get(pod.name) if pod else None) or finding.details
     return Failure(
         reason=finding.reason,
         message=finding.message[:4096],
@@ -102,7 +103,7 @@ def failure_of(finding: Finding, attempt: int, observed: Observed, now: datetime
         node=pod.node if pod else "",
         attempt=attempt,
         exit_code=finding.exit_code,
-        log_tail=observed.log_tails.get(pod.name, "")[-LOG_TAIL_LIMIT:] if pod else "",
+        log_tail=log[-LOG_TAIL_LIMIT:],
         time=finding.time or now,
     )
 

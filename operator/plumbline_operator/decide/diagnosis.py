@@ -108,6 +108,8 @@ class Finding:
     container: str = ""
     exit_code: int | None = None
     time: datetime | None = None
+    details: str = ""
+    """Stands in for the log's last lines where there are none."""
 
     @property
     def permanent(self) -> bool:

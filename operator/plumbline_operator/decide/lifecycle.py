@@ -41,6 +41,7 @@ from plumbline_operator.decide.pending import explain
 from plumbline_operator.decide.progress import merge_last_words, merge_report
 from plumbline_operator.decide.restart_rules import Answer
 from plumbline_operator.decide.run_state import RunState, soonest
+from plumbline_operator.decide.stall import stall_finding
 from plumbline_operator.model import Apply, Decision, Observed, PostEvent
 from plumbline_operator.resources import CONFIG_MAPS
 from plumbline_operator.snapshot import read_snapshot
@@ -178,7 +179,9 @@ def _overdue(run: RunState, gang: Gang) -> tuple[Finding | None, float | None]:
     step_left = deadlines.first_step_left(gang, run.report_of(gang.attempt), policy, now)
     if step_left is not None and step_left <= 0:
         return deadlines.first_step_finding(gang, policy), None
-    return None, soonest(node_left, pending_left, step_left)
+    observed, report = run.observed, run.report_of(gang.attempt)
+    stalled, stall_left = stall_finding(gang, report, observed.silent_seconds, observed.log_tails, policy, now)
+    return stalled, soonest(node_left, pending_left, step_left, stall_left)
 
 
 # between attempts

@@ -11,6 +11,7 @@ from plumbline_operator.decide.acceptance import live_policy, live_scheduling
 from plumbline_operator.decide.attempts import Stopping
 from plumbline_operator.decide.draft import Draft
 from plumbline_operator.decide.grace import grace_of_deletion
+from plumbline_operator.decide.stall import show_progress
 from plumbline_operator.model import Decision, Observed, Step
 from plumbline_operator.snapshot import Snapshot
 
@@ -44,6 +45,7 @@ class RunState:
 
     def go_on(self, steps: Sequence[Step], *, after: float | None = None, again: bool = False) -> Decision:
         """The decision: the status as it is now, then the steps."""
+        show_progress(self.draft)
         usage.update_usage(self.draft.stored, self.status, self.observed, self.snapshot, self.now)
         return self.draft.decision(*steps, requeue_after=after, again=again)
 
