@@ -114,8 +114,8 @@ def test_a_step_ends_the_deadline_and_the_status_remembers_it(state: Any, step: 
     if step > from_step:
         world.report = None  # the operator has just started
     world.pass_time(1000)
-    assert world.settle().requeue_after is None
-    assert world.status.phase == "Running"
+    world.settle()
+    assert (world.status.phase, world.status.attempt) == ("Running", 1)
 
 
 def test_evaluating_before_the_first_step_is_no_step() -> None:

@@ -88,7 +88,7 @@ def transition_events(old: JobStatus, new: JobStatus) -> list[PostEvent]:
     # A verdict is told in its own words, not in those of a condition that follows from it.
     for condition in sorted(new.conditions, key=lambda condition: condition.type not in _VERDICTS):
         before = condition_of(old, ConditionType(condition.type))
-        if before is not None and (before.status, before.reason) == (condition.status, condition.reason):
+        if before is not None and before.reason == condition.reason and _says_the_same(before, condition):
             continue
         if condition.reason in told or condition.reason in _QUIET:
             continue
@@ -103,6 +103,11 @@ def transition_events(old: JobStatus, new: JobStatus) -> list[PostEvent]:
             )
         )
     return events
+
+
+def _says_the_same(before: Condition, now: Condition) -> bool:
+    """Of two conditions with one reason: whether the second is no news, such as a suspension that is now complete."""
+    return before.status == now.status or before.message == now.message
 
 
 def warning_events(old: JobStatus, new: JobStatus) -> list[PostEvent]:

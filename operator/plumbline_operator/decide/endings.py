@@ -85,7 +85,7 @@ def _suspend(run: RunState, gang: Gang, finding: Finding, response: Response) ->
     message = f"suspended{said_by} when attempt {gang.attempt.number} ended ({finding.reason}): {finding.message}"
     run.draft.set(ConditionType.SUSPENDED, "False", reason, message)
     for condition in (ConditionType.PODS_READY, ConditionType.RUNNING):
-        run.draft.set(condition, "False", finding.reason, finding.message)
+        run.draft.set(condition, "False", reason, "the job is suspended")
     run.status.phase = Phase.SUSPENDING
     return run.go_on(run.stopping.delete(gang.pods, run.now), again=True)
 
