@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 from plumbline_api.contract import StatusReport
@@ -12,6 +13,7 @@ from plumbline_operator.pods import PodView
 from plumbline_operator.resources import Resource
 
 Manifest = dict[str, Any]
+NOTHING = Decimal(0)
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,21 @@ class PodEvent:
     pod_uid: str
     reason: str
     message: str
+
+
+@dataclass(frozen=True)
+class NodeCapacity:
+    """A node that takes pods."""
+
+    name: str
+    allocatable: Mapping[str, Decimal]
+    used: Mapping[str, Decimal] | None = None
+    """What the pods on it ask for; None where the operator may not know."""
+
+    def free(self, resource: str) -> Decimal:
+        """What is left of a resource; all of it where nobody knows what is used."""
+        used = self.used.get(resource, NOTHING) if self.used is not None else NOTHING
+        return max(NOTHING, self.allocatable.get(resource, NOTHING) - used)
 
 
 @dataclass(frozen=True)
@@ -68,6 +85,8 @@ class Observed:
     """The last status report of rank 0."""
     silent_seconds: float = 0.0
     """How long rank 0 has left every question unanswered; 0 while it answers."""
+    capacity: tuple[NodeCapacity, ...] = ()
+    """The nodes that take pods; read only while a pod fits on none."""
     log_tails: Mapping[str, str] = field(default_factory=dict)
     """Last lines of the failed container, by pod."""
     nodes: Mapping[str, bool] = field(default_factory=dict)

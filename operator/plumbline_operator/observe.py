@@ -16,6 +16,7 @@ import aiohttp
 from plumbline_api.contract import StatusReport
 from plumbline_api.status import Attempt
 from plumbline_operator.api import Api, ApiError
+from plumbline_operator.capacity import CapacityReader
 from plumbline_operator.children import service_name
 from plumbline_operator.decide.acceptance import runtime_reference
 from plumbline_operator.decide.attempts import LOG_TAIL_LIMIT
@@ -46,7 +47,12 @@ logger = logging.getLogger(__name__)
 
 
 async def observe(
-    api: Api, key: JobKey, report: StatusReport | None, departed: DepartedPods, silent_seconds: float = 0.0
+    api: Api,
+    key: JobKey,
+    report: StatusReport | None,
+    departed: DepartedPods,
+    capacity: CapacityReader,
+    silent_seconds: float = 0.0,
 ) -> Observed | None:
     """Everything that `decide` needs about a job; None if the job is gone.
 
@@ -87,6 +93,7 @@ async def observe(
         endings=await _events(api, key.namespace, ending),
         report=report if report is not None and report.uid in ("", uid) else None,
         silent_seconds=silent_seconds,
+        capacity=await capacity.read() if any("nsufficient" in pod.unschedulable_message for pod in ours) else (),
         log_tails=await _log_tails(api, key.namespace, job, ours, hangs),
         nodes=await _nodes(api, ours),
     )

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 from plumbline_operator.api import Api
 from plumbline_operator.apply import JobChanged, apply
+from plumbline_operator.capacity import CapacityReader
 from plumbline_operator.decide import decide
 from plumbline_operator.decide.draft import read_status
 from plumbline_operator.departed import DepartedPods
@@ -47,6 +48,7 @@ class Reconciler:
         self._registry = registry
         self._puller = puller
         self._departed = departed
+        self._capacity = CapacityReader(api)
         self._metrics = metrics
         self._progress_interval = progress_interval
         self._clock = clock
@@ -65,7 +67,12 @@ class Reconciler:
         refusals: tuple[Refusal, ...] = ()
         for _ in range(MOST_ROUNDS):
             observed = await observe(
-                self._api, key, self._puller.report(key), self._departed, self._puller.silent_seconds(key)
+                self._api,
+                key,
+                self._puller.report(key),
+                self._departed,
+                self._capacity,
+                self._puller.silent_seconds(key),
             )
             if observed is None:
                 self._forget(key)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 import pytest
 
 from plumbline_operator.decide.pending import explain
-from plumbline_operator.model import PodEvent, Refusal
+from plumbline_operator.model import NodeCapacity, PodEvent, Refusal
 from plumbline_operator.pods import ContainerView, PodView
 
 
@@ -135,3 +137,53 @@ def test_what_the_api_server_refuses_is_told_in_its_words(name: str) -> None:
     found = explain([], [], [Refusal("Pod p-0", code, message)], 1)
     assert found[0] == reason
     assert message in found[1]
+
+
+GIBI = Decimal(1024**3)
+NODES = (
+    NodeCapacity("small", {"cpu": Decimal(4), "memory": 8 * GIBI}, {"cpu": Decimal(3), "memory": GIBI}),
+    NodeCapacity(
+        "large",
+        {"cpu": Decimal(16), "memory": 64 * GIBI, "nvidia.com/gpu": Decimal(8)},
+        {"cpu": Decimal(2), "memory": 60 * GIBI, "nvidia.com/gpu": Decimal(5)},
+    ),
+)
+
+SHORTAGES = {
+    "more than any node has": (
+        {"nvidia.com/gpu": "16"},
+        "it asks for 16 of nvidia.com/gpu, and the largest node, large, has 8 in all",
+    ),
+    "no node has any": ({"amd.com/gpu": "1"}, "it asks for 1 of amd.com/gpu, and no node has any"),
+    "others use it": (
+        {"nvidia.com/gpu": "4"},
+        "it asks for 4 of nvidia.com/gpu, the most that is free on one node is 3 (large): 1 short",
+    ),
+    "memory in Gi": (
+        {"memory": "12Gi", "cpu": "500m"},
+        "it asks for 12Gi of memory, the most that is free on one node is 7Gi (small): 5Gi short",
+    ),
+    "two resources": (
+        {"memory": "12Gi", "nvidia.com/gpu": "4"},
+        "it asks for 12Gi of memory, the most that is free on one node is 7Gi (small): 5Gi short; "
+        "it asks for 4 of nvidia.com/gpu, the most that is free on one node is 3 (large): 1 short",
+    ),
+    "never all on one node": (
+        {"memory": "6Gi", "nvidia.com/gpu": "2"},
+        "each resource is free on some node, and all of them on none",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SHORTAGES)
+def test_what_is_short_is_told_in_amounts(name: str) -> None:
+    requests, said = SHORTAGES[name]
+    view = pod(node="", scheduled=False, unschedulable_message="0/2 nodes: 2 Insufficient x.", requests=requests)
+    reason, message = explain([view], [], [], 1, NODES)
+    assert reason == "Unschedulable"
+    assert message == f"no node has enough x free for pod p-0: {said} (0/2 nodes: 2 Insufficient x.)"
+
+
+def test_without_the_nodes_the_scheduler_alone_speaks() -> None:
+    view = pod(node="", scheduled=False, unschedulable_message="2 Insufficient x.", requests={"x": "1"})
+    assert explain([view], [], [], 1)[1] == "no node has enough x free for pod p-0: 2 Insufficient x."

@@ -46,5 +46,5 @@ in all namespaces or in those of watchNamespaces.
   verbs: [get, list, watch]
 - apiGroups: [""]
   resources: [nodes]
-  verbs: [get]
+  verbs: [get, list]
 {{- end -}}

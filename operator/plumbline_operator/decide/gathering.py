@@ -107,7 +107,9 @@ def _describe_pods(run: RunState, gang: Gang) -> None:
             reason, message = Reason.WAITING_FOR_QUOTA, "the pods are held until Kueue admits them"
         else:
             status.phase = Phase.STARTING
-            reason, message = explain(gang.pods, run.observed.warnings, run.observed.refusals, gang.replicas)
+            reason, message = explain(
+                gang.pods, run.observed.warnings, run.observed.refusals, gang.replicas, run.observed.capacity
+            )
         draft.set(ConditionType.PODS_READY, "False", reason, message)
         draft.set(ConditionType.RUNNING, "False", Reason.WAITING_FOR_PODS, "not all pods run yet")
         return

@@ -174,7 +174,9 @@ def _overdue(run: RunState, gang: Gang) -> tuple[Finding | None, float | None]:
         return lost, None
     pending_left = deadlines.pending_left(gang, policy, now)
     if pending_left is not None and pending_left <= 0:
-        _, explanation = explain(gang.pods, run.observed.warnings, run.observed.refusals, gang.replicas)
+        _, explanation = explain(
+            gang.pods, run.observed.warnings, run.observed.refusals, gang.replicas, run.observed.capacity
+        )
         return deadlines.pending_finding(gang, policy, explanation), None
     step_left = deadlines.first_step_left(gang, run.report_of(gang.attempt), policy, now)
     if step_left is not None and step_left <= 0:

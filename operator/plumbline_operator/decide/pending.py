@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from plumbline_api.conditions import Reason
-from plumbline_operator.model import PodEvent, Refusal
+from plumbline_operator.decide.shortage import shortage
+from plumbline_operator.model import NodeCapacity, PodEvent, Refusal
 from plumbline_operator.pods import PREFLIGHT_CONTAINER, ContainerView, PodView
 
 Explanation = tuple[Reason, str]
@@ -33,13 +34,18 @@ _MISSING_KEY = re.compile(
 
 
 def explain(
-    pods: Iterable[PodView], warnings: Iterable[PodEvent], refusals: Iterable[Refusal], replicas: int
+    pods: Iterable[PodView],
+    warnings: Iterable[PodEvent],
+    refusals: Iterable[Refusal],
+    replicas: int,
+    nodes: Sequence[NodeCapacity] = (),
 ) -> Explanation:
-    """The most telling reason why the attempt's pods do not all run yet."""
+    """The most telling reason why the attempt's pods do not all run yet. `nodes` are those that take pods, where they
+    were asked for because a pod fits on none."""
     pods, warnings = list(pods), list(warnings)
     for refusal in refusals:
         return explain_refusal(refusal)
-    found = [explanation for pod in pods if (explanation := explain_pod(pod, warnings)) is not None]
+    found = [explanation for pod in pods if (explanation := explain_pod(pod, warnings, nodes)) is not None]
     if found:
         return found[0]
     running = sum(pod.phase != "Pending" for pod in pods)
@@ -55,12 +61,12 @@ def explain_refusal(refusal: Refusal) -> Explanation:
     return Reason.POD_REFUSED, f"the API server refuses {refusal.child}: {refusal.message}"
 
 
-def explain_pod(pod: PodView, warnings: Iterable[PodEvent]) -> Explanation | None:
+def explain_pod(pod: PodView, warnings: Iterable[PodEvent], nodes: Sequence[NodeCapacity] = ()) -> Explanation | None:
     """What keeps one pod from starting; None if nothing is known to be wrong."""
     if pod.phase != "Pending":
         return None
     if not pod.scheduled:
-        return _explain_scheduling(pod)
+        return _explain_scheduling(pod, nodes)
     for container in pod.containers:
         explanation = _explain_waiting(pod, container)
         if explanation is not None:
@@ -73,7 +79,7 @@ def explain_pod(pod: PodView, warnings: Iterable[PodEvent]) -> Explanation | Non
     return None
 
 
-def _explain_scheduling(pod: PodView) -> Explanation | None:
+def _explain_scheduling(pod: PodView, nodes: Sequence[NodeCapacity]) -> Explanation | None:
     message = pod.unschedulable_message
     if not message:
         return None
@@ -82,7 +88,9 @@ def _explain_scheduling(pod: PodView) -> Explanation | None:
         return Reason.VOLUME_FAILED, f"pod {pod.name} waits for its volume: {message}"
     short = sorted(set(_INSUFFICIENT.findall(message)))
     if short:
-        return Reason.UNSCHEDULABLE, f"no node has enough {' and '.join(short)} free for pod {pod.name}: {message}"
+        amounts = shortage(pod.requests, nodes)
+        what = f"no node has enough {' and '.join(short)} free for pod {pod.name}"
+        return Reason.UNSCHEDULABLE, f"{what}: {amounts} ({message})" if amounts else f"{what}: {message}"
     return Reason.UNSCHEDULABLE, f"no node fits pod {pod.name}: {message}"
 
 
