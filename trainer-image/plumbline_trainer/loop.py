@@ -167,7 +167,9 @@ class TrainingLoop:
         snapshot = self._snapshot()
         best = self.best.step if self.best else None
         checkpoint = self._store.save(self.step, snapshot, best=best, also=self._needed_for_rollback(snapshot))
-        checkpoint = checkpoint.model_copy(update={"healthy": self._monitor.healthy})
+        checkpoint = checkpoint.model_copy(
+            update={"healthy": self._monitor.healthy, "save_seconds": round(time.monotonic() - started, 3)}
+        )
         self._saved_step, self._saved_at = self.step, time.monotonic()
         seconds = self._saved_at - started
         self._board.checkpointed(checkpoint, seconds)
