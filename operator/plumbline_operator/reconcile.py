@@ -14,6 +14,7 @@ from plumbline_operator.capacity import CapacityReader
 from plumbline_operator.decide import decide
 from plumbline_operator.decide.draft import read_status
 from plumbline_operator.departed import DepartedPods
+from plumbline_operator.event_budget import EventBudget
 from plumbline_operator.metrics import OperatorMetrics
 from plumbline_operator.model import Decision, Observed, Refusal, WriteStatus
 from plumbline_operator.observe import observe
@@ -49,6 +50,7 @@ class Reconciler:
         self._puller = puller
         self._departed = departed
         self._capacity = CapacityReader(api)
+        self._event_budget = EventBudget()
         self._metrics = metrics
         self._progress_interval = progress_interval
         self._clock = clock
@@ -102,6 +104,10 @@ class Reconciler:
         writes = [step for step in decision.steps if isinstance(step, WriteStatus)]
         wait = self._status_written.get(key, float("-inf")) + self._progress_interval - time.monotonic()
         write = wait <= 0 or any(step.urgent for step in writes)
+        steps, left_out = self._event_budget.within(key, decision.steps, time.monotonic())
+        if left_out:
+            logger.info("Events left out", extra={"key": str(key), "events": left_out})
+            decision = dataclasses.replace(decision, steps=steps)
         refusals = await apply(self._api, key, observed.job, decision, write_status=write)
         if writes and write:
             self._status_written[key] = time.monotonic()
@@ -113,6 +119,7 @@ class Reconciler:
         self._registry.remove(key)
         self._puller.forget(key)
         self._departed.forget(key)
+        self._event_budget.forget(key)
         self._queue.forget(key)
         self._status_written.pop(key, None)
 
