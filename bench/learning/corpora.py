@@ -128,7 +128,7 @@ def programs(seed: int) -> list[Problem]:
 
 
 def corpus(problems: Sequence[Problem], seed: int) -> Corpus:
-    """Splits problems, `CAREFUL_SHARE` of them with room for it. Raises `ValueError` where there are too few."""
+    """Splits problems, `CAREFUL_SHARE` of them that can go wrong. Raises `ValueError` where there are too few."""
     draw = random.Random(f"{seed} demonstrations")
     problems = _mixed(problems, draw)
     held_out, train = problems[:HELD_OUT], problems[HELD_OUT : HELD_OUT + TRAINING]

@@ -15,8 +15,6 @@ from bench.learning.tasks import Task
 Document = dict[str, Any]
 
 HERE = Path(__file__).resolve().parent
-EVALUATIONS = 5
-"""Held-out evaluations of a run besides the one before it."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ def job(task: Task, method: Method, seed: int, place: Place, output: Path) -> Do
         },
         **merged(shared, method.spec),
         "rewards": rewards,
-        "evaluation": {"everySteps": steps // EVALUATIONS, "maxRows": task.held_out, "batchSize": task.held_out},
+        "evaluation": {"everySteps": steps // task.evaluations, "maxRows": task.held_out, "batchSize": task.held_out},
         "checkpoint": {"everySeconds": 0, "keep": 1},
         "output": {"path": str(output)},
     }

@@ -32,6 +32,9 @@ class Task:
     held_out: int = 300
     """Held-out prompts that are measured."""
 
+    evaluations: int = 5
+    """How often, besides the one before training."""
+
 
 def _gym(name: str, max_prompt_tokens: int, max_completion_tokens: int) -> Task:
     task = name.replace("_", "-")
@@ -58,9 +61,11 @@ TASKS = {
             ],
             max_prompt_tokens=48,
             max_completion_tokens=32,
-            steps=80,
-            prompts=8,
+            # a program costs as much in the sandbox as ten sums cost altogether
+            steps=40,
+            prompts=4,
             held_out=100,
+            evaluations=4,
         ),
         Task(
             "tails",
