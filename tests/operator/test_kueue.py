@@ -134,6 +134,23 @@ def test_an_evicted_attempt_is_queued_again_and_costs_nothing() -> None:
     assert labels["kueue.x-k8s.io/pod-group-name"] == "tune-2-uid-1"
 
 
+def test_a_job_that_has_ended_holds_no_quota() -> None:
+    world = queued_world()
+    for name in list(world.pods):
+        world.open_gates(name)
+    world.run_all()
+    for name in list(world.pods):
+        world.end_pod(name, 0)
+    world.settle()
+    condition = world.condition("QuotaReserved")
+    assert (condition.status, condition.reason) == ("False", "Completed")
+    told = [event for event in world.events if event.reason in ("WaitingForQuota", "QuotaReserved")]
+    assert [(event.type, event.reason) for event in told] == [
+        ("Normal", "WaitingForQuota"),
+        ("Normal", "QuotaReserved"),
+    ]
+
+
 def test_the_queue_may_be_changed_for_the_next_attempt() -> None:
     world = queued_world()
     assert world.job

@@ -22,6 +22,7 @@ _NORMAL = frozenset(
         Reason.PODS_CREATED,
         Reason.PODS_RUNNING,
         Reason.TRAINING,
+        Reason.WAITING_FOR_QUOTA,
         Reason.QUOTA_RESERVED,
         Reason.SUSPENDED_BY_USER,
         Reason.RESUMED,

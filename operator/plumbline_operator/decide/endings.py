@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from plumbline_api.conditions import ConditionType, Phase, Reason
 from plumbline_api.run_policy import RunPolicy
-from plumbline_operator.decide import usage
+from plumbline_operator.decide import queueing, usage
 from plumbline_operator.decide.attempts import Gang, Stopping, failure_of, next_start
 from plumbline_operator.decide.diagnosis import Finding, Rank
 from plumbline_operator.decide.draft import Draft
@@ -105,6 +105,7 @@ def _end_job(run: RunState, gang: Gang, verdict: ConditionType, reason: Reason, 
     run.draft.set(verdict, "True", reason, message)
     for condition in (ConditionType.PODS_READY, ConditionType.RUNNING):
         run.draft.set(condition, "False", reason, "the job has ended")
+    queueing.give_back_quota(run.draft, reason, "the job has ended")
     run.status.phase = Phase.COMPLETE if verdict == ConditionType.COMPLETE else Phase.FAILED
     run.status.completion_time = run.now
     run.status.next_attempt_time = None

@@ -192,7 +192,7 @@ def _overdue(run: RunState, gang: Gang) -> tuple[Finding | None, float | None]:
 def _between_attempts(run: RunState) -> Decision:
     """No attempt is open: suspended, waiting for pods to be gone, in backoff, or ready to start the next."""
     status, pods = run.status, run.observed.pods
-    queueing.give_back_quota(run.draft)
+    queueing.give_back_quota(run.draft, Reason.WAITING_FOR_QUOTA, "the next attempt asks for quota anew")
     if suspension.is_intended(run):
         return suspension.carry_out_intent(run)
     if run.policy.suspend:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from plumbline_api.conditions import ConditionType, Reason
 from plumbline_api.scheduling import Scheduling
 from plumbline_operator.decide.attempts import Gang
+from plumbline_operator.decide.conditions import condition_of
 from plumbline_operator.decide.draft import Draft
 from plumbline_operator.kueue import ADMISSION_GATE
 
@@ -24,8 +25,7 @@ def show_quota(draft: Draft, gang: Gang, scheduling: Scheduling) -> None:
         draft.set(ConditionType.QUOTA_RESERVED, "True", Reason.QUOTA_RESERVED, message)
 
 
-def give_back_quota(draft: Draft) -> None:
-    """Between attempts no quota is held."""
-    if any(condition.type == ConditionType.QUOTA_RESERVED for condition in draft.status.conditions):
-        message = "no pods, no quota; the next attempt asks for it anew"
-        draft.set(ConditionType.QUOTA_RESERVED, "False", Reason.WAITING_FOR_QUOTA, message)
+def give_back_quota(draft: Draft, reason: Reason, message: str) -> None:
+    """Between attempts, and after the last one, no quota is held."""
+    if condition_of(draft.status, ConditionType.QUOTA_RESERVED) is not None:
+        draft.set(ConditionType.QUOTA_RESERVED, "False", reason, message)
