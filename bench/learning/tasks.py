@@ -23,7 +23,7 @@ class Task:
     rewards: list[Spec]
     max_prompt_tokens: int
     max_completion_tokens: int
-    steps: int = 100
+    steps: int = 80
     """Optimizer steps."""
 
     prompts: int = 16
@@ -32,22 +32,22 @@ class Task:
     held_out: int = 300
     """Held-out prompts that are measured."""
 
-    evaluations: int = 5
+    evaluations: int = 4
     """How often, besides the one before training."""
 
 
-def _gym(name: str, max_prompt_tokens: int, max_completion_tokens: int) -> Task:
+def _gym(name: str, max_prompt_tokens: int, max_completion_tokens: int, steps: int) -> Task:
     task = name.replace("_", "-")
     rewards: list[Spec] = [{"name": "solved", "verifier": {"reasoningGym": {"partialCredit": False}}}]
-    return Task(task, f"reasoning-gym {name}", task, rewards, max_prompt_tokens, max_completion_tokens)
+    return Task(task, f"reasoning-gym {name}", task, rewards, max_prompt_tokens, max_completion_tokens, steps)
 
 
 TASKS = {
     task.name: task
     for task in (
         Task("arithmetic", "sums", "tiny", [{"name": "correct", "verifier": {"numeric": {}}}], 32, 8),
-        _gym("chain_sum", 32, 8),
-        _gym("number_sorting", 160, 24),
+        _gym("chain_sum", 32, 8, 80),
+        _gym("number_sorting", 160, 24, 60),
         Task(
             "programs",
             "programs",
@@ -65,7 +65,6 @@ TASKS = {
             steps=40,
             prompts=4,
             held_out=100,
-            evaluations=4,
         ),
         Task(
             "tails",
