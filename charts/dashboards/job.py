@@ -61,14 +61,10 @@ class JobPanels:
             ),
         ]
 
-    def optimization(self) -> list[Panel]:
-        """Loss, gradient, learning rate, parts of the loss."""
+    def optimization(self, *held_out: Query) -> list[Panel]:
+        """Loss, gradient, learning rate; `held_out` is what stands beside the training loss."""
         return [
-            lines(
-                "Loss",
-                Query(self.trained("loss", "training"), "training"),
-                Query(self.trained("loss", "evaluation"), "held out"),
-            ),
+            lines("Loss", Query(self.trained("loss", "training"), "training"), *held_out),
             lines("Gradient norm", Query(self.trained("gradient_norm", "training"), "before clipping")),
             lines("Learning rate", Query(self.trained("learning_rate", "training"), "learning rate"), unit="sci"),
         ]

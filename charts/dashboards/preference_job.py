@@ -18,7 +18,7 @@ def preference_job() -> dashboard.Dashboard:
         [
             ("State", job.state()),
             ("Preferences", _preferences(job)),
-            ("Optimization", job.optimization()),
+            ("Optimization", job.optimization(Query(job.trained("loss", "evaluation"), "held out"))),
             ("Speed and memory", job.speed()),
             ("Reliability", job.reliability()),
         ],

@@ -68,9 +68,13 @@ class Answers:
     variables: Mapping[str, Mapping[str, str]]
     rate_interval: str
 
+    @property
+    def step(self) -> float:
+        """Seconds between two values."""
+        return max(1.0, (self.end - self.start) / 200)
+
     def of(self, query: PanelQuery) -> Series:
         """The series of a query over the run, those without a number left out."""
         expression = query.filled_in({"__rate_interval": self.rate_interval, **self.variables.get(query.dashboard, {})})
-        step = max(1.0, (self.end - self.start) / 200)
-        found = self.prometheus.query_range(expression, self.start, self.end, step)
+        found = self.prometheus.query_range(expression, self.start, self.end, self.step)
         return [series for series in found if any(value != "NaN" for _, value in series["values"])]

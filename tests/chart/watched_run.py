@@ -30,7 +30,7 @@ from tests.operator.job_documents import RUNTIME, preference_job, rlvr_job
 from tests.operator.simulated_world import World
 
 NAMESPACE = "team"
-STEPS = 60
+STEPS = 40
 SCRAPE_SECONDS = 0.5
 PRICED = {**RUNTIME, "spec": {**RUNTIME["spec"], "prices": {"gpuHour": 2.0, "podHour": 0.1}}}
 
@@ -41,7 +41,7 @@ PAIRS = [
 ]
 PROBLEMS = [{"prompt": f"{a}+{b}=?", "answer": str(a + b)} for a in range(5) for b in range(4)]
 
-COMMON: dict[str, Any] = {"evaluation": {"everySteps": 20}, "checkpoint": {"everySteps": 20}}
+COMMON: dict[str, Any] = {"evaluation": {"everySteps": 10}, "checkpoint": {"everySteps": 10}}
 PREFERENCE: dict[str, Any] = {
     "objective": {"dpo": {"beta": 0.5}},
     "training": {"steps": STEPS, "batchSize": 8, "maxPromptTokens": 32, "maxCompletionTokens": 8},
