@@ -178,7 +178,7 @@ class TestCompletions:
 
 
 class TestGrammars:
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def byte_tokenizer(self, chat_tokenizer):
         """The same tokens, with a decoder that tells the library for grammars which bytes they stand for."""
         inner = Tokenizer.from_str(chat_tokenizer.backend_tokenizer.to_str())

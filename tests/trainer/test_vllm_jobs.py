@@ -23,7 +23,8 @@ from plumbline_trainer.rollout.sampling import Stream
 from plumbline_trainer.rollout.vllm_engine import seed_of
 from plumbline_trainer.stopping import StopRequest
 from plumbline_trainer.tasks.build import build_task
-from plumbline_trainer.tasks.rlvr import RLVRTask, build
+from plumbline_trainer.tasks.data_sets import open_renderer
+from plumbline_trainer.tasks.rlvr import RLVRTask, build, stop_tokens
 from tests.trainer.rlvr_jobs import PARAMETERS, write_job, write_words
 from tests.trainer.rlvr_rank import start_rank
 from tests.trainer.toy_program import Child
@@ -144,7 +145,8 @@ class TestRollouts:
         spec = config.rlvr
         run = open_run(config)
         run.task.prepare(0)
-        limits = limits_of(spec.rollout.sampling, run.task.tokenizer, frozenset({END}), max_tokens=6, max_batch_size=64)
+        ends = stop_tokens(run.task.model, open_renderer(config), run.task.train)
+        limits = limits_of(spec.rollout.sampling, run.task.tokenizer, ends, max_tokens=6, max_batch_size=64)
         engine = Engine(run.task.model, run.task.tokenizer, limits)
         experiences = run.task._rollout.experiences
         assert len(experiences) == 16
@@ -296,7 +298,9 @@ def test_two_ranks_push_once_and_make_the_rollout_of_one(config_of, open_run, se
     alone = open_run(config)
     alone.task.prepare(0)
     states = [both[0]["state"], both[1]["state"], alone.task.state_dict()]
-    written = [[one["tokens"] for one in state["rollout"]["experiences"]] for state in states]
+    written = [
+        {(one["slot"], one["sample"]): one["tokens"] for one in state["rollout"]["experiences"]} for state in states
+    ]
     assert written[0] == written[1] == written[2]
 
 
