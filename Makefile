@@ -45,10 +45,13 @@ chaos: environment ## a hundred random failures around one RLVR job; ARGS="--kil
 learning: environment ## train every method on small tasks (docs/learning.md); ARGS="--minutes 10"
 	@$(RUN) -m bench.learning $(ARGS)
 
+faults: environment ## injected failures in real pods, each of which must get its reason; ARGS="--only hangs frozen"
+	@PYTHONPATH=crds:. $(RUN) -m tests.faults $(ARGS)
+
 cluster-up: ## bring up a local Kubernetes
 	@$(PYTHON) -m cluster up
 
 cluster-down: ## stop it and restore the machine
 	@$(PYTHON) -m cluster down
 
-.PHONY: help environment demo test e2e lint crds crd-conformance tiny-model images bench-preference bench-rlvr learning chaos cluster-up cluster-down
+.PHONY: help environment demo test e2e lint crds crd-conformance tiny-model images bench-preference bench-rlvr learning chaos faults cluster-up cluster-down
