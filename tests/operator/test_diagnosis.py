@@ -7,7 +7,16 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from plumbline_operator.decide.diagnosis import Evidence, Finding, diagnose_gang, diagnose_pod
+from plumbline_operator.decide.diagnosis import (
+    EVENT_SECONDS,
+    SETTLE_SECONDS,
+    Evidence,
+    Finding,
+    diagnose_gang,
+    diagnose_pod,
+    seconds_to_settle,
+)
+from plumbline_operator.model import PodEvent
 from plumbline_operator.pods import ContainerView, PodView
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
@@ -176,3 +185,53 @@ def test_what_is_repeated_and_what_counts(code: int, permanent: bool, counts: bo
     finding = diagnose_pod(pod(code=code), Evidence())
     assert isinstance(finding, Finding)
     assert (finding.permanent, finding.counts) == (permanent, counts)
+
+
+EVENTS = {
+    "the scheduler's event": ("Preempted", "Preempted by team/important on node node-1", "Preempted"),
+    "the taint manager's event": ("TaintManagerEviction", "Marking for deletion Pod team/pod-0", "PodEvicted"),
+    "any other event": ("Killing", "Stopping container trainer", "PodDeleted"),
+}
+
+
+@pytest.mark.parametrize("name", EVENTS)
+def test_an_event_tells_why_a_pod_was_deleted(name: str) -> None:
+    event, message, reason = EVENTS[name]
+    case = pod(phase="Running", **STOPPING)
+    evidence = Evidence(nodes={"node-1": True}, events=[PodEvent("pod-0", "uid-0", event, message)])
+    finding = diagnose_pod(case, evidence)
+    assert finding is not None
+    assert finding.reason == reason
+
+
+def test_an_event_about_an_earlier_pod_of_that_name_tells_nothing() -> None:
+    evidence = Evidence(events=[PodEvent("pod-0", "earlier", "Preempted", "")])
+    finding = diagnose_pod(pod(phase="Running", **STOPPING), evidence)
+    assert finding is not None
+    assert finding.reason == "PodDeleted"
+
+
+def settling(pods: list[PodView], after: float) -> float:
+    finding = diagnose_gang(pods, Evidence())
+    assert finding is not None
+    return seconds_to_settle(finding, pods, NOON + timedelta(seconds=after))
+
+
+def test_a_lost_peer_is_waited_for_while_it_may_still_show_its_cause() -> None:
+    lost = pod(0, code=75, words=words("LostPeer", "reset"))
+    lives = pod(1, phase="Running")
+    assert settling([lost, lives], 1) == SETTLE_SECONDS - 1
+    assert settling([lost, lives], SETTLE_SECONDS) == 0
+    assert settling([lost, pod(1, code=75, at=1)], 1) == 0, "nobody is left who could show another one"
+    assert settling([lost, lives], -3600) == 0, "a node whose clock is ahead makes nobody wait"
+
+
+def test_a_deletion_is_waited_on_until_its_event_may_be_there() -> None:
+    deleted = pod(phase="Running", deletion_time=NOON + timedelta(seconds=30), deletion_requested=NOON)
+    assert settling([deleted], 0.5) == EVENT_SECONDS - 0.5
+    assert settling([deleted], EVENT_SECONDS) == 0
+
+
+@pytest.mark.parametrize("case", [pod(code=70), pod(code=137), pod(code=72)])
+def test_a_fault_of_its_own_is_certain_at_once(case: PodView) -> None:
+    assert settling([case, pod(1, phase="Running")], 0) == 0
