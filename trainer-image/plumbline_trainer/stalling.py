@@ -210,7 +210,7 @@ def thread_stacks() -> list[str]:
 
 def location_of(frame: FrameType | None) -> str:
     """The innermost calls as `function (file:line)`, innermost first, file names without their folders."""
-    calls = []
+    calls: list[str] = []
     while frame is not None and len(calls) < FRAMES_IN_LOCATION:
         calls.append(f"{frame.f_code.co_name} ({Path(frame.f_code.co_filename).name}:{frame.f_lineno})")
         frame = frame.f_back
