@@ -12,6 +12,8 @@ from plumbline_api.status import Attempt
 from plumbline_operator.decide.attempts import Gang
 from plumbline_operator.decide.stall import SILENT_SECONDS, UNKNOWN_DEADLINE_SECONDS, stall_finding
 from plumbline_operator.pods import PodView
+from tests.operator.job_documents import preference_job
+from tests.operator.simulated_world import World
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 LOG = "thread MainThread:\n{}. Stacks of all threads: see above\n"
@@ -99,3 +101,63 @@ def test_of_a_gang_the_rank_is_named_that_does_not_wait_for_the_others() -> None
 def test_the_next_look_at_a_trainer_that_answers_is_when_it_would_be_overdue() -> None:
     _, left = stall_finding(gang(), report(progress=100), 0.0, {}, RunPolicy(), NOON)
     assert left == 300 + SILENT_SECONDS - 100
+
+
+def training(**policy: object) -> World:
+    """A job whose trainer has reported steps."""
+    world = World(preference_job(run_policy={"backoffLimit": 1, **policy}))
+    world.run_all()
+    world.report = StatusReport(state="training", step=3, max_steps=40, last_progress_time=world.now)
+    world.settle()
+    return world
+
+
+def stalls(world: World) -> None:
+    """Time passes, and the trainer says that it stalls."""
+    world.pass_time(400)
+    since = world.now - timedelta(seconds=400)
+    stall = StallReport(since=since, deadline_seconds=300, state="training", location="f (x.py:1)", stacks="main: f")
+    world.report = StatusReport(state="training", step=3, max_steps=40, last_progress_time=since, stall=stall)
+
+
+def test_progressing_is_true_while_steps_are_done() -> None:
+    condition = training().condition("Progressing")
+    assert (condition.status, condition.reason) == ("True", "Training")
+
+
+def test_a_stalled_attempt_is_told_and_repeated() -> None:
+    world = training()
+    stalls(world)
+    world.settle()
+    condition = world.condition("Progressing")
+    assert (condition.status, condition.reason) == ("False", "Stalled")
+    assert "the main thread is in f (x.py:1)" in condition.message
+    failure = world.status.last_failure
+    assert (failure.reason, failure.log_tail) == ("Stalled", "main: f"), "there is no log: the stacks stand in"
+    assert (world.status.phase, world.status.failures) == ("Restarting", 1)
+    assert [event.message for event in world.events if event.reason == "Stalled"] == [condition.message]
+
+
+def test_a_job_that_stalls_more_often_than_it_may_fails_with_that_reason() -> None:
+    world = training(backoffLimit=0)
+    stalls(world)
+    world.settle()
+    assert world.condition("Failed").reason == "Stalled"
+    assert world.condition("Progressing").status == "False"
+
+
+def test_stalls_may_be_switched_off_while_the_job_runs() -> None:
+    world = training()
+    world.set_policy(progressDeadlineSeconds=0)
+    stalls(world)
+    world.settle()
+    assert world.status.phase == "Running"
+
+
+def test_suspension_is_not_progress() -> None:
+    world = training()
+    world.set_policy(suspend=True)
+    world.settle()
+    world.end_pod("tune-trainer-1-0", 85)
+    world.settle()
+    assert world.condition("Progressing").status == "False"
