@@ -222,7 +222,7 @@ def kind_rule(kind: Kind) -> Rule:
     """Refuses guardrails on signals that a kind of job does not have."""
     others = [name for name, signal in SIGNALS.items() if kind not in signal.kinds]
     return Rule(
-        ~some("guardrails", "guardrail", lambda guardrail: guardrail("signal").is_in(others)),
+        (~some("guardrails", "guardrail", lambda guardrail: guardrail("signal").is_in(others))).when(has("guardrails")),
         f"guardrails must not name the signals {', '.join(others)}: a {kind} does not measure them",
         path="guardrails",
     )
