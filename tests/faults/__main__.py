@@ -19,7 +19,7 @@ from cluster.bare import BareCluster
 from scripts.deployment import ROOT, Cluster, build_images, install_operator, trainer_image
 from tests.faults.cases import faults
 from tests.faults.recording import record
-from tests.faults.report import write_table
+from tests.faults.report import replace_part, table
 from tests.faults.run import Verdict, prepared_scene, run_faults
 
 BAR_SECONDS = 5.0
@@ -59,7 +59,10 @@ def main() -> int:
     }
     options.output.write_text(json.dumps(document, indent=1) + "\n")
     if not options.only:
-        write_table(document, ROOT / "docs" / "diagnosis.md")
+        page = ROOT / "docs" / "diagnosis.md"
+        replace_part(page, "faults", table(document))
+        for name, text in scene.printed.items():
+            replace_part(page, name, f"```\n{text.rstrip()}\n```\n")
     return _summary(verdicts)
 
 

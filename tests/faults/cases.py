@@ -45,6 +45,9 @@ class Fault:
     says: str = ""
     """Words that the message must have."""
 
+    shown: bool = False
+    """Whether the documentation shows what kubectl prints."""
+
     shaken: bool = False
     """Whether it disturbs a whole node, so that nothing else may run meanwhile."""
 
@@ -172,6 +175,7 @@ def faults(image: str) -> list[Fault]:
             example("grpo", "verifier-slow", _rewarded("slow", 1)),
             needs=[_code("slow", NEVER_RETURNS)],
             says="did not return within 1 s",
+            shown=True,
         ),
         Fault(
             "little-memory",
@@ -248,10 +252,12 @@ def faults(image: str) -> list[Fault]:
             "the reward function hangs within its time limit; progressDeadlineSeconds is 30",
             "Stalled",
             example(
-                "grpo", "hangs", *LONG, _rewarded("hangs-later", 3600), "spec.runPolicy.progressDeadlineSeconds=30"
+                "grpo", "hangs", *LONG, _rewarded("hangs-later", 3600), "spec.runPolicy.progressDeadlineSeconds=30",
+                "spec.runPolicy.backoffLimit=1",
             ),
             needs=[_code("hangs-later", HANGS_LATER)],
             says="the main thread is in",
+            shown=True,
         ),
         Fault(
             "frozen",
@@ -292,6 +298,7 @@ def faults(image: str) -> list[Fault]:
             example("dpo", "too-big", "spec.resources.memory=512Gi"),
             tells="PodsReady",
             says="it asks for 512Gi of memory, and the largest node",
+            shown=True,
         ),
         Fault(
             "no-claim",

@@ -1,19 +1,18 @@
-"""The table of measured faults in the documentation."""
+"""What was measured and printed, in the documentation."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
 
-
-def write_table(document: dict[str, Any], page: Path) -> None:
-    """Replaces what stands between the marks of the page."""
-    text = page.read_text()
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    page.write_text(f"{before}{BEGIN}\n{table(document)}{END}{after}")
+def replace_part(page: Path, name: str, content: str) -> None:
+    """Replaces what stands between the marks `<!-- NAME: begin -->` and `<!-- NAME: end -->` of a page."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, found, rest = page.read_text().partition(begin)
+    if not found:
+        raise ValueError(f"{page} has no mark {begin}")
+    page.write_text(f"{before}{begin}\n{content}{end}{rest.partition(end)[2]}")
 
 
 def table(document: dict[str, Any]) -> str:

@@ -108,6 +108,8 @@ def _run(scene: Scene, fault: Fault) -> Verdict:
     except Exception as error:  # one fault that does not come about must not hide what became of the others
         print(f"{fault.name}: {error}", flush=True)
     verdict = _verdict(scene, fault)
+    if fault.shown:
+        scene.keep_printed(fault.job)
     after = "" if verdict.seconds_after_end is None else f", {verdict.seconds_after_end:.1f} s after the pod's end"
     print(f"{'ok   ' if verdict.right else 'WRONG'} {fault.name}: {verdict.reason}{after}", flush=True)
     if fault.tells == "lastFailure":

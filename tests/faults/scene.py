@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
@@ -29,6 +29,21 @@ class Scene:
     """The trainer image."""
 
     timeline: Timeline
+    printed: dict[str, str] = field(default_factory=dict)
+    """What kubectl printed about some jobs, by job."""
+
+    def keep_printed(self, job: Manifest) -> None:
+        """Keeps what `kubectl get` and `kubectl describe` print about a job now, without its spec."""
+        short = "prefjob" if job["kind"] == "PreferenceJob" else "rlvr"
+        name = job["metadata"]["name"]
+        table = self.kubectl("get", short, name)
+        described = self.kubectl("describe", short, name)
+        head, _, rest = described.partition("\nSpec:\n")
+        status = rest.partition("\nStatus:\n")[2]
+        kept = "\n".join(line for line in head.splitlines() if line.startswith(("Name:", "Kind:")))
+        self.printed[name] = (
+            f"$ kubectl get {short} {name}\n{table}\n$ kubectl describe {short} {name}\n{kept}\n[...]\nStatus:\n{status}"
+        )
 
     def kubectl(self, *arguments: str) -> str:
         return self.cluster.kubectl(*arguments, "-n", self.namespace)
