@@ -38,6 +38,7 @@ JOB_COLUMNS = (
     _column("ETA", "integer", ".status.progress.etaSeconds", "Expected seconds to the end.", wide=True),
     _column("TOKENS/S", "number", ".status.progress.tokensPerSecond", "Tokens processed a second.", wide=True),
     _column("CHECKPOINT", "integer", ".status.checkpoint.step", "Step of the newest verified checkpoint.", wide=True),
+    _column("QUEUE", "string", ".spec.scheduling.queue", "Queue of Kueue in which the job waits.", wide=True),
     _column("REASON", "string", ".status.reason", "Why the job is in this state.", wide=True),
 )
 RUNTIME_COLUMNS = (

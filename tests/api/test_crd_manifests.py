@@ -135,7 +135,7 @@ def test_names_and_columns(kind: str, manifests: Mapping[str, dict[str, Any]]) -
     shown = [column["name"] for column in columns if not column.get("priority")]
     wide = [column["name"] for column in columns if column.get("priority")]
     assert shown == ["PHASE", "STEP", "PROGRESS", "OBJECTIVE", "SCORE", "GPUS", "RESTARTS", "AGE"]
-    assert wide == ["ETA", "TOKENS/S", "CHECKPOINT", "REASON"]
+    assert wide == ["ETA", "TOKENS/S", "CHECKPOINT", "QUEUE", "REASON"]
 
 
 @kinds
