@@ -41,9 +41,8 @@ class Scene:
         head, _, rest = described.partition("\nSpec:\n")
         status = rest.partition("\nStatus:\n")[2]
         kept = "\n".join(line for line in head.splitlines() if line.startswith(("Name:", "Kind:")))
-        self.printed[name] = (
-            f"$ kubectl get {short} {name}\n{table}\n$ kubectl describe {short} {name}\n{kept}\n[...]\nStatus:\n{status}"
-        )
+        first, second = f"$ kubectl get {short} {name}\n{table}", f"$ kubectl describe {short} {name}\n{kept}"
+        self.printed[name] = f"{first}\n{second}\n[...]\nStatus:\n{status}"
 
     def kubectl(self, *arguments: str) -> str:
         return self.cluster.kubectl(*arguments, "-n", self.namespace)

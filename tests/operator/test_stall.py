@@ -29,7 +29,9 @@ def gang(replicas: int = 1, **attempt: object) -> Gang:
     return Gang(Attempt(**known), replicas, pods)  # type: ignore[arg-type]
 
 
-def report(*, progress: float = 0, deadline: float = 300, stalled: float | None = None, at: str = "f (x.py:1)"):  # type: ignore[no-untyped-def]
+def report(
+    *, progress: float = 0, deadline: float = 300, stalled: float | None = None, step: int = 0, at: str = "f (x.py:1)"
+):  # type: ignore[no-untyped-def]
     """A report of a trainer that made progress so many seconds ago, and says since when it stalls, if it does."""
     stall = None
     if stalled is not None:
@@ -37,7 +39,7 @@ def report(*, progress: float = 0, deadline: float = 300, stalled: float | None 
             since=ago(stalled), deadline_seconds=deadline, state="training", location=at, stacks="thread MainThread"
         )
     return StatusReport(
-        state="training", last_progress_time=ago(progress), stall_deadline_seconds=deadline, stall=stall
+        state="training", step=step, last_progress_time=ago(progress), stall_deadline_seconds=deadline, stall=stall
     )
 
 
@@ -51,9 +53,12 @@ STALLS = {
         UNKNOWN_DEADLINE_SECONDS,
         None,
     ),
+    "the deadline has been shortened since": (gang(), report(progress=116, step=9), 0.0, 100),
     "the same with a deadline": (gang(), None, 100.0, 100),
 }
 FINE = {
+    "a shorter deadline, just passed: its report may be old": (gang(), report(progress=110, step=9), 0.0, 100),
+    "a shorter deadline, and it is in its first step": (gang(), report(progress=299), 0.0, 100),
     "it makes progress": (gang(), report(progress=299), 0.0, None),
     "it answers, and knows better": (gang(), report(progress=5000), 30.0, None),
     "the deadline has been raised since": (gang(), report(stalled=301), 0.0, 600),

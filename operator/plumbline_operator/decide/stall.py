@@ -21,6 +21,8 @@ from plumbline_operator.pods import PodView
 
 SILENT_SECONDS = 60.0
 """A trainer that has not answered for so long is asked no more whether it stalls."""
+REPORT_SECONDS = 15.0
+"""The age that a report may have: three questions."""
 UNKNOWN_DEADLINE_SECONDS = 1800.0
 """For a trainer that never said what its deadline is: the longest that it chooses without knowing its steps."""
 WAITS_FOR_OTHERS = "distributed.py:"
@@ -51,6 +53,9 @@ def stall_finding(
         if report.stall is not None:
             left = (given or 0.0) - (now - report.stall.since).total_seconds()
             return (_said(gang, report.stall, log_tails), None) if left <= 0 else (None, left)
+        left = _left_of_shorter(report, given, now)
+        if left is not None:
+            return (_overdue(gang, given), None) if left <= 0 else (None, left)
         return None, max(SILENT_SECONDS, _next_look(report, given, now))
     if report is None:
         answered = gang.attempt.to_step is not None
@@ -69,6 +74,21 @@ def _next_look(report: StatusReport, given: float | None, now: datetime) -> floa
         return UNKNOWN_DEADLINE_SECONDS
     deadline = max(given or 0.0, report.stall_deadline_seconds or UNKNOWN_DEADLINE_SECONDS)
     return deadline + SILENT_SECONDS - (now - since).total_seconds()
+
+
+def _left_of_shorter(report: StatusReport, given: float | None, now: datetime) -> float | None:
+    """Seconds until a run that does steps has exceeded a deadline that was shortened after the trainer had started,
+    which therefore does not know it; None where it was not."""
+    since, known = report.last_progress_time, report.stall_deadline_seconds
+    in_steps = report.state == "training" and report.step > report.from_step
+    if given is None or since is None or known is None or given >= known or not in_steps:
+        return None
+    return given + REPORT_SECONDS - (now - since).total_seconds()
+
+
+def _overdue(gang: Gang, given: float | None) -> Finding:
+    message = f"no step for {given:g} s, the present runPolicy.progressDeadlineSeconds"
+    return Finding(Reason.STALLED, message, Rank.OWN_FAULT, pod=gang.leader)
 
 
 def _said(gang: Gang, stall: StallReport, log_tails: Mapping[str, str]) -> Finding:
