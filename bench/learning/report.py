@@ -239,8 +239,10 @@ def _of_task(results: Results, task: str) -> list[Record]:
 
 
 def _cell(runs: Sequence[Record], value: Callable[[Record], float]) -> str:
+    """Mean and range in percent, with the number of runs where it is not that of all seeds."""
     if not runs:
         return MISSING
-    found = [value(one) for one in runs]
-    spread = Spread.of(found)
-    return f"{100 * spread.mean:.1f} %" if spread.low == spread.high else spread.percent()
+    spread = Spread.of(value(one) for one in runs)
+    text = f"{100 * spread.mean:.1f} %" if spread.low == spread.high else spread.percent()
+    alone = {1: ", one seed", 2: ", two seeds"}
+    return text + alone.get(len({one.seed for one in runs}), "")

@@ -21,7 +21,7 @@ NAMED = ("grpo", "drGrpo", "dapo", "rloo", "ppo")
 FAMILIES = ("passAtK", "cispo", "selfEvolving")
 """One method of each family that suits every task."""
 
-MAIN_TASKS = ("arithmetic", "chain-sum", "number-sorting", "programs")
+MAIN_TASKS = ("arithmetic", "chain-sum", "programs", "number-sorting")
 PROBES = {("arithmetic", "grpo"), ("arithmetic", "passAtK"), ("number-sorting", "grpo"), ("number-sorting", "passAtK")}
 """Runs after which every held-out prompt is sampled, for pass@k."""
 
@@ -42,17 +42,25 @@ class Planned:
 
 
 def plan() -> list[Planned]:
-    """All runs, the most important ones first."""
-    pairs = [
-        *(("arithmetic", method) for method in (*NAMED, *FAMILIES)),
-        *((task, method) for task in MAIN_TASKS[1:] for method in NAMED),
-        *(("arithmetic", method) for method in ("clean-sgd", "noisy-sgd", "backwardCorrection")),
-        *(("tails", method) for method in ("grpo", "drGrpo", "linearLength")),
-        *(("arithmetic", method) for method in ("grpo-two-groups", "copo-two-groups", "dapo-static")),
-        *((task, method) for task in MAIN_TASKS[1:] for method in FAMILIES),
-        *(("arithmetic", method) for method in ("opo", "gspo", "copo", "grpo-noisy")),
+    """All runs, the most important ones first: an interrupted sweep has something of everything."""
+    first, others = SEEDS[:1], SEEDS[1:]
+    sums, gym_and_code = MAIN_TASKS[:1], MAIN_TASKS[1:]
+    return [
+        *_runs(sums, (*NAMED, *FAMILIES), SEEDS),
+        *_runs(gym_and_code, NAMED, first),
+        *_runs(sums, ("grpo-two-groups", "copo-two-groups"), SEEDS),
+        *_runs(sums, ("clean-sgd", "noisy-sgd", "backwardCorrection"), SEEDS),
+        *_runs(("tails",), ("grpo", "drGrpo"), SEEDS),
+        *_runs(sums, ("dapo-static",), SEEDS),
+        *_runs(gym_and_code, NAMED, others),
+        *_runs(("tails",), ("linearLength",), SEEDS),
+        *_runs(gym_and_code, FAMILIES, SEEDS),
+        *_runs(sums, ("opo", "gspo", "copo", "grpo-noisy"), SEEDS),
     ]
-    return [Planned(task, method, seed) for task, method in pairs for seed in SEEDS]
+
+
+def _runs(tasks: Iterable[str], methods: Sequence[str], seeds: Sequence[int]) -> list[Planned]:
+    return [Planned(task, method, seed) for task in tasks for method in methods for seed in seeds]
 
 
 def chosen(
