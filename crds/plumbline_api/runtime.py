@@ -60,8 +60,8 @@ class RuntimeResources(ApiModel):
 class Prices(ApiModel):
     """What running costs, in any one currency."""
 
-    currency: str = Field(
-        "",
+    currency: str | None = Field(
+        None,
         max_length=16,
         pattern=r"^[^\s]*$",
         description="Name of the currency, such as EUR; it stands beside the cost in a job's status.",
