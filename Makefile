@@ -33,6 +33,9 @@ tiny-model: environment ## train the small real model of demo, examples and test
 images: ## build operator and trainer image and load them into the cluster, if one runs
 	@$(PYTHON) images/build.py all
 
+scale: environment ## measure the operator at scale on a real API server (docs/scale.md); ARGS="burst --at-once 200"
+	@$(RUN) -m tests.scale $(ARGS)
+
 bench-preference: environment ## measure our DPO against TRL's (docs/benchmarks.md); ARGS="--model 100m"
 	@$(RUN) -m bench.preference $(ARGS)
 
@@ -54,4 +57,4 @@ cluster-up: ## bring up a local Kubernetes
 cluster-down: ## stop it and restore the machine
 	@$(PYTHON) -m cluster down
 
-.PHONY: help environment demo test e2e lint crds crd-conformance tiny-model images bench-preference bench-rlvr learning chaos faults cluster-up cluster-down
+.PHONY: scale help environment demo test e2e lint crds crd-conformance tiny-model images bench-preference bench-rlvr learning chaos faults cluster-up cluster-down
