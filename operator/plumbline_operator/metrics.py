@@ -74,6 +74,10 @@ WATCH_SILENT = Family(
     " the liveness probe fails as well.",
     ("resource",),
 )
+LEADER = Family(
+    "plumbline_operator_leader",
+    "1 for the operator that works, 0 for one that stands by; only the one that works counts jobs and keys.",
+)
 BUILD = Family("plumbline_operator_build_info", "Always 1; the version is in its label.", ("version",))
 
 OPERATOR_FAMILIES = (
@@ -89,6 +93,7 @@ OPERATOR_FAMILIES = (
     API_SECONDS,
     WATCH_AGE,
     WATCH_SILENT,
+    LEADER,
     BUILD,
 )
 
@@ -137,6 +142,10 @@ class OperatorMetrics:
         """From now on each of `streams` has a series that is 1 while `silent` names it."""
         self._state.streams, self._state.silent = tuple(streams), silent
 
+    def show_leadership(self, leads: Callable[[], bool]) -> None:
+        """From now on jobs and keys are counted only while `leads` says so: several operators know the same ones."""
+        self._state.leads = leads
+
     def serve(self, port: int) -> None:
         """Serves `/metrics` from a thread; a scrape does not wait for the event loop, nor the loop for a scrape."""
         start_http_server(port, registry=self.registry)
@@ -160,17 +169,21 @@ class _StateCollector(Collector):
         self._most_jobs = most_jobs
         self.streams: tuple[str, ...] = ()
         self.silent: Callable[[], list[str]] = list
+        self.leads: Callable[[], bool] = lambda: True
 
     def collect(self) -> Iterator[Metric]:
-        yield from self._sums()
-        yield _gauge(QUEUE_DEPTH, {(): self._queue.depth})
-        yield _gauge(QUEUE_WORKING, {(): self._queue.working})
-        yield _gauge(QUEUE_SCHEDULED, {(): self._queue.scheduled})
+        leads = self.leads()
+        yield _gauge(LEADER, {(): leads})
+        if leads:
+            yield from self._sums()
+            yield _gauge(QUEUE_DEPTH, {(): self._queue.depth})
+            yield _gauge(QUEUE_WORKING, {(): self._queue.working})
+            yield _gauge(QUEUE_SCHEDULED, {(): self._queue.scheduled})
+            yield from self._single_jobs()
         yield _gauge(WATCH_AGE, {(plural,): age for plural, age in self._watches.ages().items()})
         silent = self.silent()
         yield _gauge(WATCH_SILENT, {(stream,): stream in silent for stream in self.streams})
         yield _gauge(BUILD, {(build_version(),): 1})
-        yield from self._single_jobs()
 
     def _sums(self) -> Iterator[Metric]:
         counts = self._jobs.phases()
