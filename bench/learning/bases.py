@@ -97,8 +97,8 @@ class Bases:
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
         finished = self._folder / f"{base}-{digest}"
         if not finished.exists():
+            # an interrupted warm-up goes on from the checkpoint that the trainer left here
             work = self._folder / f"{base}-{digest}.partial"
-            shutil.rmtree(work, ignore_errors=True)
             ran = self._trainer.run(_warm_up(base, settings, start, demonstrations, work / "model"), work)
             print(f"base {base}: {ran.cpu_seconds:.0f} CPU seconds", flush=True)
             (work / "model").rename(finished)
