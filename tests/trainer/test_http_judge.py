@@ -290,6 +290,25 @@ def test_the_authorization_comes_from_the_environment(judge, monkeypatch):
         component(judge, authorizationVariable="JUDGE_KEY")
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda handler, key: handler.reply({"error": f"Incorrect API key provided: {key}"}, 401),
+        lambda handler, key: handler.reply({"error": "x" * 170 + key}, 401),
+        lambda handler, key: handler.reply({"score": key}),
+        lambda handler, key: handler.reply({"scores": [key]}),
+        lambda handler, key: handler.reply({"error": f"Bearer {key}"}, 503),
+    ],
+)
+def test_a_key_that_the_judge_repeats_is_not_told(judge, monkeypatch, answer):
+    monkeypatch.setenv("JUDGE_KEY", "Bearer sk-0123456789")
+    judge.behave = lambda handler, body, attempt: answer(handler, "sk-0123456789")
+    [outcome] = component(judge, authorizationVariable="JUDGE_KEY", attempts=1).score(samples("a"))
+    assert outcome.value is None
+    assert "0123" not in outcome.error
+    assert "***" in outcome.error
+
+
 def test_polling_ends_a_run(judge):
     class Stopped(Exception):
         pass

@@ -53,6 +53,7 @@ class HttpJudgeComponent:
         self._judge = parameters
         self._timeout = timeout_seconds
         self._headers = _headers(name, parameters)
+        self._secrets = _secrets(self._headers)
         chat = parameters.chat_completions
         self._pattern = re.compile(chat.score_pattern, re.DOTALL) if chat else None
 
@@ -106,9 +107,16 @@ class HttpJudgeComponent:
                 problem = f"the judge did not answer within {self._timeout:g} s"
                 return [Outcome(None, problem, timed_out=True, seconds=self._timeout)] * len(samples)
             except (_Final, _Transient) as error:
-                return [Outcome(None, str(error), seconds=time.monotonic() - started)] * len(samples)
+                problem = self._without_secrets(str(error))
+                return [Outcome(None, problem, seconds=time.monotonic() - started)] * len(samples)
             seconds = (time.monotonic() - started) / len(samples)
             return [self._outcome(score, seconds) for score in scores]
+
+    def _without_secrets(self, text: str) -> str:
+        """A server that refuses a key often repeats it, and what it says goes into logs and into the job's status."""
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
 
     async def _reply(self, client: httpx2.AsyncClient, body: Any) -> Any:
         """The JSON document of the first attempt that brings one. Raises `_Final`, or `_Transient` of the last one."""
@@ -129,6 +137,7 @@ class HttpJudgeComponent:
             raise _Transient(f"the judge could not be reached: {error or type(error).__name__}") from error
         except httpx2.InvalidURL as error:
             raise _Final(f"the judge's URL is malformed: {error}") from error
+        content = self._without_secrets(content)
         if response.status_code != 200:
             problem = f"the judge answered with status {response.status_code}: {_beginning(content)}"
             if response.status_code in RETRIED_STATUSES:
@@ -176,7 +185,8 @@ class HttpJudgeComponent:
 
     def _outcome(self, score: Any, seconds: float) -> Outcome:
         if isinstance(score, bool) or not isinstance(score, (int, float)) or not math.isfinite(score):
-            return Outcome(None, f"the judge's score is {_beginning(json.dumps(score))}, not a number", seconds=seconds)
+            said = self._without_secrets(json.dumps(score))
+            return Outcome(None, f"the judge's score is {_beginning(said)}, not a number", seconds=seconds)
         low, high = self._judge.lowest, self._judge.highest
         if low is None or high is None:
             return Outcome(float(score), seconds=seconds)
@@ -205,6 +215,11 @@ def _headers(name: str, parameters: HttpJudge) -> dict[str, str]:
     if not value:
         raise ConfigError(f"reward {name}: the environment variable {variable} is not set; the runtime must set it")
     return {parameters.authorization_header: value}
+
+
+def _secrets(headers: Mapping[str, str]) -> list[str]:
+    """What must not be repeated: the header as a whole, and its last word, which is the key itself."""
+    return [secret for value in headers.values() for secret in (value, *value.split()[-1:])]
 
 
 async def _content(response: httpx2.Response) -> str:
