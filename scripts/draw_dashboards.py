@@ -121,11 +121,12 @@ class Board:
                 transform=self._figure.transFigure,
                 facecolor=PANEL,
                 edgecolor=GRID,
+                zorder=-1,
             )
         )
         self._figure.text(left + 0.008, top - 1.0 / self._height, panel["title"], color=TEXT, fontsize=8.5)
         kind = panel["type"]
-        inner = (0.012 if kind in ("stat", "table") else 0.035, 1.4 / self._height)
+        inner = ({"timeseries": 0.035, "bargauge": 0.08}.get(kind, 0.012), 1.4 / self._height)
         axes = self._figure.add_axes(
             (
                 left + inner[0],
@@ -156,7 +157,8 @@ class Board:
         unit = panel["fieldConfig"]["defaults"].get("unit", "short")
         custom = panel["fieldConfig"]["defaults"].get("custom", {})
         stacked = custom.get("stacking", {}).get("mode") == "normal"
-        found = [one for one in self._series(panel) if not stacked or any(one[3])]
+        every = self._series(panel)
+        found = [one for one in every if not stacked or any(one[3])] or every[:1]
         if stacked and found:
             moments = sorted({moment for _, _, times, _ in found for moment in times})
             heights = [
@@ -242,6 +244,7 @@ class Board:
             colLabels=columns,
             loc="upper left",
             cellLoc="left",
+            colLoc="left",
             edges="horizontal",
         )
         table.auto_set_font_size(False)

@@ -34,7 +34,8 @@ def fleet() -> dashboard.Dashboard:
                         "Stalled or unhealthy",
                         Query(
                             f"count(max by ({JOB}) (plumbline_job_condition"
-                            '{condition=~"Progressing|Healthy",job_namespace=~"$namespace"} == 0)) or vector(0)'
+                            '{condition=~"Progressing|Healthy",job_namespace=~"$namespace"} == 0)'
+                            f' unless on ({JOB}) plumbline_job_phase{{phase=~"Complete|Failed"}}) or vector(0)'
                         ),
                         thresholds=((None, "green"), (1, "red")),
                     ),

@@ -88,9 +88,9 @@ def _policy(job: JobPanels) -> list[Panel]:
             width=QUARTER,
         ),
         lines(
-            "Mean log-ratio of sampler and trainer",
-            Query(job.trained("off_policy", "training", by="measure"), "{{measure}}"),
-            description="sampler_gap: how far the engine's log-probabilities are from the trainer's.",
+            "Tokens a second by phase",
+            Query(job.trained("phase_tokens_per_second", "training", by="phase"), "{{phase}}"),
+            description="prefill: of prompts; decode: of completions; update: of forward and backward passes.",
             width=QUARTER,
         ),
     ]

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 import subprocess
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from charts.dashboards.__main__ import rendered
 from charts.dashboards.queries import DASHBOARDS, ONLY_WITH_A_GPU, Answers, PanelQuery, dashboards, panels, queries
 from cluster.prometheus import programs
+from plumbline_operator.job_metrics import JOB_LABELS
+from scripts.metrics_document import DOCUMENT
 from tests.chart.watched_run import WatchedRun, watched_run
 from tests.trainer.conftest import chat_tokenizer, llama_directory
 
@@ -56,6 +60,33 @@ def test_every_query_returns_data(seen: tuple[WatchedRun, Answers], query: Panel
     assert all(labels <= set(one["metric"]) for one in series), "the legend names labels that the result does not have"
 
 
+def test_a_scrape_shows_what_the_documentation_lists(seen: tuple[WatchedRun, Answers]) -> None:
+    """Names, types and labels; the control-plane tests do the same with an operator that has an API server."""
+    text = DOCUMENT.read_text()
+    run_table = text[text.index("## Trainer") : text.index("## Training and evaluation")]
+    training_table = text[text.index("## Training and evaluation") :]
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \|([^|]*)\|", run_table, re.MULTILINE)
+    of_run = {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
+    of_training = {
+        name: ("gauge", set(re.findall(r"`(\w+)`", labels)))
+        for name, labels in re.findall(r"^\| `(\w+)` \|([^|]*)\|", training_table, re.MULTILINE)
+    }
+    for kind, scraped in seen[0].texts.items():
+        shown = {}
+        for family in text_string_to_metric_families(scraped):
+            if family.name.startswith("plumbline_"):
+                name = f"{family.name}_total" if family.type == "counter" else family.name
+                labels = {label for sample in family.samples for label in sample.labels}
+                assert labels == set() or set(JOB_LABELS) <= labels
+                shown[name] = (family.type, labels - set(JOB_LABELS))
+        assert of_run.keys() <= shown.keys(), kind
+        assert shown.keys() <= of_run.keys() | of_training.keys(), kind
+        assert "plumbline_trainer_metric" not in shown
+        for name, (type_, labels) in shown.items():
+            documented = (of_run | of_training)[name]
+            assert (type_, labels) in (documented, (documented[0], set())), name
+
+
 def test_promtool_finds_nothing_to_improve_in_the_names(seen: tuple[WatchedRun, Answers]) -> None:
     run, _ = seen
     texts = {**run.texts, "operator": _text(run.port)}
@@ -68,7 +99,5 @@ def test_promtool_finds_nothing_to_improve_in_the_names(seen: tuple[WatchedRun, 
 
 
 def _text(port: int) -> str:
-    import urllib.request
-
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
         return str(answer.read().decode())
