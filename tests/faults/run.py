@@ -24,7 +24,8 @@ from tests.faults.scene import CLAIM, Scene
 from tests.faults.timeline import Timeline
 
 SMALL_MEGABYTES = 4
-PATIENCE_SECONDS = 540
+PATIENCE_SECONDS = 700
+"""For one fault, of which most is waiting for room on the nodes."""
 
 
 @dataclass(frozen=True)

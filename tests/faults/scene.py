@@ -54,7 +54,7 @@ class Scene:
         status: Manifest = self.timeline.job(job).get("status") or {}
         return status
 
-    def until_training(self, job: str, seconds: float = 420) -> list[Manifest]:
+    def until_training(self, job: str, seconds: float = 600) -> list[Manifest]:
         """The pods of a job, by rank, as soon as its trainer says that it trains."""
 
         def trains() -> bool:
