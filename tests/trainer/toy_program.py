@@ -45,6 +45,7 @@ class ToyBatch:
     metrics: Metrics = field(default_factory=dict)
     phase_seconds: dict[str, float] = field(default_factory=lambda: {"draw": 0.0})
     padded_tokens: int = 0
+    trained_tokens: int | None = None
 
 
 class ToyTask:
@@ -64,6 +65,8 @@ class ToyTask:
         self._spec = spec
         self._ranks = ranks
         self._stop = stop
+        self._seed = spec.training.seed if config.order_seed is None else config.order_seed
+        self._first_order = config.order_seed is None
         self._steps_prepared = 0
         self._average = {name: value.detach().clone() for name, value in self.model.named_parameters()}
         self._faults = json.loads(os.environ.get("TOY_FAULTS", "{}"))
@@ -88,6 +91,9 @@ class ToyTask:
         count = self._spec.training.batch_size * (TOKENS - 1)
         if self._faults.get("nan_at") == self._steps_prepared - 1:
             summed = summed * math.nan
+        if self._first_order and self._faults.get("spike_at") == self._steps_prepared - 1:
+            # rows that only the first order brings together
+            summed = summed * 1000
         local = micro_batch.shape[0] * (TOKENS - 1)
         metrics = {"nll": Metric(summed.detach().double(), float(local))}
         distances = [(value - self._average[name]).square().sum() for name, value in self.model.named_parameters()]
@@ -133,7 +139,7 @@ class ToyTask:
         return
 
     def _rows(self, step: int, count: int) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(derive_seed(self._spec.training.seed, "toy", step))
+        generator = torch.Generator().manual_seed(derive_seed(self._seed, "toy", step))
         start = torch.randint(0, VOCABULARY, (count, 1), generator=generator)
         return (start + 3 * torch.arange(TOKENS)).remainder(VOCABULARY).to(self._ranks.device)
 
