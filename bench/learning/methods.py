@@ -49,7 +49,7 @@ _NOISY_REWARDS: list[Spec] = [
 ]
 _SGD: Spec = {
     "advantage": _CENTRED,
-    "optimizer": {"sgd": {"learningRate": 0.5}},
+    "optimizer": {"sgd": {"learningRate": 0.1}},
     "training": {"gradientClip": 0},
 }
 _ONE_UPDATE: Spec = {"rollout": {"updatesPerRollout": 1}}
