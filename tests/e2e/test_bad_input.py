@@ -44,18 +44,31 @@ def test_a_directory_that_is_no_model_is_refused(jobs: Any, example: Any) -> Non
 
 
 @pytest.mark.parametrize(
-    ("name", "code", "said"),
+    ("name", "code", "said", "reason"),
     [
         (
             "raises",
             "def verify(prompt, completion, answer, row):\n    raise KeyError('no such thing')\n",
             "no such thing",
+            "RewardFunctionError",
         ),
-        ("nan", "def verify(prompt, completion, answer, row):\n    return float('nan')\n", "nan"),
-        ("hangs", "def verify(prompt, completion, answer, row):\n    while True: pass\n", "did not return within 1 s"),
+        (
+            "nan",
+            "def verify(prompt, completion, answer, row):\n    return float('nan')\n",
+            "nan",
+            "RewardFunctionError",
+        ),
+        (
+            "hangs",
+            "def verify(prompt, completion, answer, row):\n    while True: pass\n",
+            "did not return within 1 s",
+            "RewardFunctionTimeout",
+        ),
     ],
 )
-def test_a_reward_function_that_fails_is_explained(jobs: Any, example: Any, name: str, code: str, said: str) -> None:
+def test_a_reward_function_that_fails_is_explained(
+    jobs: Any, example: Any, name: str, code: str, said: str, reason: str
+) -> None:
     jobs.cluster.apply(
         {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": f"reward-{name}"}, "data": {"reward.py": code}},
         namespace=jobs.namespace,
@@ -64,7 +77,7 @@ def test_a_reward_function_that_fails_is_explained(jobs: Any, example: Any, name
     status = jobs.wait_for_phase(
         jobs.create(example("grpo", f"spec.rewards={reward}", rename=f"reward-{name}")), "Failed", seconds=120
     )
-    assert status["lastFailure"]["reason"] == "RewardFunctionError"
+    assert status["lastFailure"]["reason"] == reason
     assert said in status["lastFailure"]["message"].lower()
 
 

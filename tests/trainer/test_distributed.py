@@ -82,14 +82,29 @@ def test_stopped_ranks_resume_to_the_same_weights(model: Path, tmp_path: Path) -
     assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
 
 
-def test_a_lost_peer_is_an_infrastructure_error(model: Path, tmp_path: Path) -> None:
+def test_a_peer_that_does_not_come_to_a_collective_is_waited_for_so_long_and_no_longer(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLLECTIVE_TIMEOUT_SECONDS", "8")
+    ranks = start(config_in(tmp_path, model, steps=100000))
+    ranks[0].wait_for("step", 2)
+    ranks[1].send(signal.SIGSTOP)
+    assert ranks[0].wait() == 75
+    words = ranks[0].last_words()
+    assert words["reason"] == "CollectiveTimeout"
+    assert "waited too long for the other ranks" in words["message"]
+    ranks[1].send(signal.SIGKILL)
+    ranks[1].wait()
+
+
+def test_a_lost_peer_is_told_as_such(model: Path, tmp_path: Path) -> None:
     ranks = start(config_in(tmp_path, model, steps=2000, checkpoint={"everySteps": 1}))
     ranks[0].wait_for("step", 2)
     ranks[1].send(signal.SIGKILL)
     assert ranks[1].wait() == -signal.SIGKILL
     assert ranks[0].wait() == 75
     words = ranks[0].last_words()
-    assert words["reason"] == "InfrastructureError"
+    assert words["reason"] == "LostPeer"
     assert "lost contact with the other ranks" in words["message"]
     assert words["checkpoint"]["step"] >= 1
 
