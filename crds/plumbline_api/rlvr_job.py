@@ -25,6 +25,7 @@ from plumbline_api.methods.sampling import Sampling
 from plumbline_api.methods.shaping.choice import ShapingChoice
 from plumbline_api.methods.token_selection import TokenSelectionChoice
 from plumbline_api.rules import Rule, any_of, field, has, some, some_has
+from plumbline_api.running import SampledEvaluation
 from plumbline_api.sources import PromptData, Reward
 from plumbline_api.status import JobStatus
 
@@ -51,7 +52,10 @@ class Rollout(ApiModel):
     group_size: int = Field(8, ge=1, le=4096, description="Completions per prompt.")
     sampling: Sampling = Field(default_factory=Sampling, description="How completions are sampled.")
     max_batch_size: int = Field(
-        128, ge=1, le=65_536, description="Most completions generated at the same time on one pod; with engine.vllm the server decides."
+        128,
+        ge=1,
+        le=65_536,
+        description="Most completions generated at the same time on one pod; with engine.vllm the server decides.",
     )
     updates_per_rollout: int = Field(
         1,
@@ -147,6 +151,13 @@ class RLVRJobSpec(JobSpec):
             path="kl",
         ),
         Rule(
+            (~any_of([has("kl.reward"), has("exploration.budget.gradientVariance")])).when(
+                has("rollout.sampling.entropyDescent")
+            ),
+            "rollout.sampling.entropyDescent must not be set with kl.reward or exploration.budget.gradientVariance, which take the sampler's log-probabilities for the policy's",
+            path="rollout.sampling.entropyDescent",
+        ),
+        Rule(
             (field("advantage.passAtK.k") <= field("rollout.groupSize")).when(has("advantage.passAtK.k")),
             "advantage.passAtK.k must be at most rollout.groupSize",
             path="advantage.passAtK.k",
@@ -225,6 +236,9 @@ class RLVRJobSpec(JobSpec):
     )
     exploration: Exploration = Field(
         default_factory=Exploration, description="What is done about the samples of a rollout, stage by stage."
+    )
+    evaluation: SampledEvaluation = Field(
+        default_factory=SampledEvaluation, description="When and how completions of held-out prompts are scored."
     )
     rollout: Rollout = Field(
         default_factory=Rollout, description="How completions are generated for each optimizer step."

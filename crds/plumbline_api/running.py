@@ -95,6 +95,17 @@ class Evaluation(ApiModel):
     batch_size: int = Field(64, ge=1, le=65_536, description="Rows in one forward pass.")
 
 
+class SampledEvaluation(Evaluation):
+    """When and how completions of held-out prompts are scored."""
+
+    samples: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="Completions that are sampled of each held-out prompt besides the greedy one, as rollouts sample: pass_at/k is the chance that one of k is right, for k = 1, 2, 4 and so on up to this number; 0 samples none.",
+    )
+
+
 class BestCheckpoint(ApiModel):
     """Keep the checkpoint with the best held-out value, whatever its age."""
 

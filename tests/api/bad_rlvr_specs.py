@@ -184,6 +184,19 @@ _OF_METHODS = (
         "rollout.sampling.regex",
         "regex and jsonSchema must not both be set: a completion follows one of them",
     ),
+    *(
+        _bad(
+            f"surer-sampler-for-{name}",
+            {"spec.rollout.sampling.entropyDescent": {}, **patch},
+            "rollout.sampling.entropyDescent",
+            "rollout.sampling.entropyDescent must not be set with kl.reward or exploration.budget.gradientVariance, "
+            "which take the sampler's log-probabilities for the policy's",
+        )
+        for name, patch in (
+            ("penalties", {"spec.kl": {"reward": {}}}),
+            ("budgets", {"spec.exploration.budget": {"gradientVariance": {}}}),
+        )
+    ),
     _bad(
         "entropy-below-zero",
         {"spec.rollout.sampling.entropyDescent": {"floor": -1}},

@@ -6,13 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from plumbline_api.base import Family
 from plumbline_api.contract import TrainerConfig
 from plumbline_api.methods.advantage.family import Advantage
-from plumbline_api.methods.critic import Critic, CrossEntropy, ValueLoss
+from plumbline_api.methods.critic import Categorical, Critic, CrossEntropy, ValueLoss
 from plumbline_api.methods.shaping.family import Shaping
 
 WORDS = ["<bos>", "<eos>", "<unk>", *"abcdefgh", *"0123", "Hint:", "answer", "is"]
@@ -63,6 +64,25 @@ def write_words(directory: Path) -> int:
     return len(words)
 
 
+def write_model(directory: Path) -> None:
+    """A random Llama of two layers with these words."""
+    size = write_words(directory)
+    torch.manual_seed(0)
+    LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=size,
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=64,
+            bos_token_id=0,
+            eos_token_id=1,
+            pad_token_id=1,
+        )
+    ).save_pretrained(directory)
+
+
 def around(member: type[Family], values: Path) -> dict[str, Any]:
     """What else the spec says so that `member` can stand in a job; `values` is the directory of a trained critic."""
     if issubclass(member, Advantage) and member.needs_frozen_values:
@@ -71,8 +91,8 @@ def around(member: type[Family], values: Path) -> dict[str, Any]:
         return {"critic": {"shared": {"trunkCoefficient": 0.5}}}
     if issubclass(member, (Critic, ValueLoss)):
         estimator = "frozenValue" if member.member_key == "frozen" else "gae"
-        scale = {"rewards": [{"name": "right", "verifier": {"exactMatch": {"extract": "[0-3]"}}}]}
-        return {"advantage": {estimator: {}}} | (scale if member is CrossEntropy else {})
+        within_bounds = {"rewards": [{"name": "right", "verifier": {"exactMatch": {"extract": "[0-3]"}}}]}
+        return {"advantage": {estimator: {}}} | (within_bounds if member in (CrossEntropy, Categorical) else {})
     if issubclass(member, Shaping) and member.removed_by_baselines:
         return {"advantage": {"none": {}}}
     return {}

@@ -79,12 +79,12 @@ def test_values_are_pythons_own(operators, numbers):
 
 def test_the_buffer_keeps_different_solutions_and_its_state():
     buffer = SolutionBuffer(capacity=2)
-    assert buffer.add(3, "x = 1", normal_form("x = 1"))
-    assert not buffer.add(3, "y = 1", normal_form("y = 1"))
-    assert buffer.add(3, "x = 2 - 1") and not buffer.add(3, "x = 3 - 2")
-    assert buffer.of(3) == ["x = 1", "x = 2 - 1"] and buffer.of(4) == []
+    assert buffer.add(3, normal_form("x = 1"), [5, 6])
+    assert not buffer.add(3, normal_form("y = 1"), [7, 6])
+    assert buffer.add(3, "x = 2 - 1", [8]) and not buffer.add(3, "x = 3 - 2", [9])
+    assert buffer.of(3) == {normal_form("x = 1"): [5, 6], "x = 2 - 1": [8]} and buffer.of(4) == {}
     again = SolutionBuffer(capacity=2)
     again.load_state_dict(json.loads(json.dumps(buffer.state_dict())))
-    assert again.of(3) == buffer.of(3) and not again.add(3, "z = 1", normal_form("z = 1"))
+    assert again.of(3) == buffer.of(3) and not again.add(3, normal_form("z = 1"), [1])
     with pytest.raises(ValueError, match="capacity"):
         SolutionBuffer(0)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
+from transformers import LlamaForSequenceClassification
 
 from plumbline_api.base import Family
 from plumbline_api.contract import TrainerConfig
@@ -24,9 +26,11 @@ from plumbline_api.methods.policy.family import PolicyObjective
 from plumbline_api.methods.shaping.family import Shaping
 from plumbline_api.methods.token_selection import TokenSelection
 from plumbline_trainer.distributed import Ranks
+from plumbline_trainer.rewards.pool import VerifierPool
 from plumbline_trainer.stopping import StopRequest
 from plumbline_trainer.tasks.rlvr import RLVRTask, build
-from tests.trainer.rlvr_jobs import PARAMETERS, around, frozen, write_job, write_words
+from plumbline_trainer.tasks.rlvr_data import spec_of
+from tests.trainer.rlvr_jobs import PARAMETERS, around, frozen, write_job, write_model
 
 FAMILIES: dict[str, type[Family]] = {
     "objective": PolicyObjective,
@@ -45,30 +49,25 @@ FAMILIES: dict[str, type[Family]] = {
     "exploration.replay": Replay,
     "critic.shared.loss": ValueLoss,
 }
-METHODS = [(place, member) for place, family in FAMILIES.items() for member in family.members()]
-methods = pytest.mark.parametrize(
-    ("place", "member"), METHODS, ids=[f"{place}-{member.member_key}" for place, member in METHODS]
-)
+METHODS = {
+    f"{place}-{member.member_key}": (place, member) for place, family in FAMILIES.items() for member in family.members()
+}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "sampling-entropyDescent": {
+        "rollout.sampling.entropyDescent": {"floor": 0.5, "learningRate": 2},
+        "offPolicyCorrection": {"truncated": {}},
+    },
+    "kept-solutions": {"objective": {"expertIteration": {"keepSolutions": 2}}, "rollout.updatesPerRollout": 2},
+}
+"""What is no member of a family: patches of the spec."""
+
+STEPS = 3
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("model")
-    size = write_words(directory)
-    torch.manual_seed(0)
-    LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=size,
-            hidden_size=16,
-            intermediate_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            max_position_embeddings=64,
-            bos_token_id=0,
-            eos_token_id=1,
-            pad_token_id=1,
-        )
-    ).save_pretrained(directory)
+    write_model(directory)
     return directory
 
 
@@ -81,6 +80,36 @@ def value_model(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
     return directory
 
 
+class KeptPool(VerifierPool):
+    """Worker processes that many jobs use one after the other: what a verifier says depends on its call alone."""
+
+    def close(self) -> None:
+        """Leaves the processes to the next job."""
+
+    def end(self) -> None:
+        """Ends the processes."""
+        super().close()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def kept_pools() -> Iterator[None]:
+    """Jobs with the same components of the reward share their processes, whose start takes longer than a job."""
+    pools: dict[str, KeptPool] = {}
+
+    def open_kept(config: TrainerConfig) -> VerifierPool:
+        rewards = spec_of(config).rewards
+        key = json.dumps([reward.to_document() for reward in rewards])
+        if key not in pools:
+            pools[key] = KeptPool(rewards, {})
+        return pools[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("plumbline_trainer.tasks.rlvr.open_pool", open_kept)
+        yield
+    for pool in pools.values():
+        pool.end()
+
+
 class Run:
     """A job's steps with the smallest trainer that they need."""
 
@@ -90,21 +119,17 @@ class Run:
         parameters = [parameter for parameter in self.task.model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(parameters, lr=3e-3)
 
-    def step(self, number: int) -> float:
-        self.optimizer.zero_grad()
-        total = 0.0
-        for micro_batch in self.task.prepare(number).micro_batches:
-            share, _ = self.task.loss(micro_batch)
-            share.backward()
-            total += float(share.detach())
+    def step(self, number: int) -> None:
+        self.accumulate(number)
         self.optimizer.step()
         self.task.step_done(number)
-        return total
+
+    def accumulate(self, number: int) -> None:
+        self.optimizer.zero_grad()
+        for micro_batch in self.task.prepare(number).micro_batches:
+            self.task.loss(micro_batch)[0].backward()
 
     def gradient(self) -> torch.Tensor:
-        """Of the first step."""
-        for micro_batch in self.task.prepare(0).micro_batches:
-            self.task.loss(micro_batch)[0].backward()
         return torch.cat(
             [
                 torch.zeros(one.numel()) if one.grad is None else one.grad.flatten()
@@ -115,65 +140,85 @@ class Run:
     def weights(self) -> torch.Tensor:
         return torch.cat([parameter.detach().flatten() for parameter in self.task.model.parameters()]).clone()
 
+    def checkpoint(self) -> Checkpoint:
+        state = json.loads(json.dumps(self.task.state_dict()))
+        tensors = {name: value.clone() for name, value in self.task.tensors().items()}
+        model, optimizer = (copy.deepcopy(owner.state_dict()) for owner in (self.task.model, self.optimizer))
+        return Checkpoint(state, tensors, model, optimizer)
 
-Open = Callable[..., Run]
-
-
-@pytest.fixture
-def open_run() -> Iterator[Open]:
-    opened: list[Run] = []
-
-    def open_one(config: TrainerConfig) -> Run:
-        opened.append(Run(config))
-        return opened[-1]
-
-    yield open_one
-    for run in opened:
-        run.task.close()
+    def resume(self, saved: Checkpoint) -> None:
+        self.task.model.load_state_dict(saved.model)
+        self.optimizer.load_state_dict(copy.deepcopy(saved.optimizer))
+        self.task.load_state_dict(saved.state)
+        self.task.load_tensors(saved.tensors)
 
 
-@pytest.fixture
-def config_of(tmp_path: Path, model: Path, value_model: Path) -> Callable[..., TrainerConfig]:
-    """A job in which `member` stands at `place` of the spec, with whatever it needs around it."""
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a run leaves after a step, in the types that a checkpoint keeps."""
 
-    def make(place: str, member: type[Family], **training: Any) -> TrainerConfig:
-        chosen = {member.member_key: PARAMETERS.get((place, member.member_key), {})}
-        patch: dict[str, Any] = {place: [chosen] if place == "shaping" else chosen}
-        if (place, member.member_key) == ("critic", "frozen"):
-            patch[place] = frozen(value_model)
-        return write_job(tmp_path, model, around(member, value_model) | patch, training)
-
-    return make
+    state: dict[str, Any]
+    tensors: dict[str, torch.Tensor]
+    model: dict[str, torch.Tensor]
+    optimizer: dict[str, Any]
 
 
-@methods
-def test_gradients_do_not_depend_on_the_micro_batches(
-    config_of: Callable[..., TrainerConfig], open_run: Open, place: str, member: type[Family]
-) -> None:
-    found = []
-    for size in (1, 16):
-        found.append(open_run(config_of(place, member, microBatchSize=size)).gradient())
-    assert found[0].isfinite().all()
-    torch.testing.assert_close(found[1], found[0], atol=2e-7, rtol=2e-4)
+@dataclass(frozen=True)
+class WholeRun:
+    """A run from the first step to the last, and how to make the same job again."""
+
+    config: Callable[..., TrainerConfig]
+    gradient: torch.Tensor
+    """Of the first step."""
+
+    saved: Checkpoint
+    """After the first step; the run went on."""
+
+    weights: torch.Tensor
+    """After the last step."""
 
 
-@methods
-def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
-    config_of: Callable[..., TrainerConfig], open_run: Open, place: str, member: type[Family]
-) -> None:
-    config = config_of(place, member)
-    whole = open_run(config)
-    for step in range(4):
-        whole.step(step)
-    first = open_run(config)
-    first.step(0)
-    state = json.loads(json.dumps(first.task.state_dict()))
-    tensors = {name: value.clone() for name, value in first.task.tensors().items()}
-    second = open_run(config)
-    second.task.model.load_state_dict(first.task.model.state_dict())
-    second.optimizer.load_state_dict(first.optimizer.state_dict())
-    second.task.load_state_dict(state)
-    second.task.load_tensors(tensors)
-    for step in range(1, 4):
-        second.step(step)
-    assert torch.equal(second.weights(), whole.weights())
+def patch_of(name: str, values: Path) -> dict[str, Any]:
+    """A method at its place of the spec, with whatever it needs around it; `values` is a trained critic."""
+    if name in SETTINGS:
+        return SETTINGS[name]
+    place, member = METHODS[name]
+    chosen = {member.member_key: PARAMETERS.get((place, member.member_key), {})}
+    patch: dict[str, Any] = {place: [chosen] if place == "shaping" else chosen}
+    if (place, member.member_key) == ("critic", "frozen"):
+        patch[place] = frozen(values)
+    return around(member, values) | patch
+
+
+@pytest.fixture(scope="module", params=[*METHODS, *SETTINGS])
+def whole(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, model: Path, value_model: Path
+) -> WholeRun:
+    """A job with one method, run from its first step to its last."""
+    patch = patch_of(request.param, value_model)
+    folder = tmp_path_factory.mktemp("job")
+
+    def config(**training: Any) -> TrainerConfig:
+        return write_job(folder, model, patch, {"steps": STEPS, **training})
+
+    run = Run(config())
+    run.step(0)
+    gradient, saved = run.gradient(), run.checkpoint()
+    for step in range(1, STEPS):
+        run.step(step)
+    return WholeRun(config, gradient, saved, run.weights())
+
+
+def test_gradients_do_not_depend_on_the_micro_batches(whole: WholeRun) -> None:
+    one_by_one = Run(whole.config(microBatchSize=1))
+    one_by_one.accumulate(0)
+    assert whole.gradient.isfinite().all()
+    torch.testing.assert_close(one_by_one.gradient(), whole.gradient, atol=2e-7, rtol=2e-4)
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(whole: WholeRun) -> None:
+    resumed = Run(whole.config())
+    resumed.resume(whole.saved)
+    for step in range(1, STEPS):
+        resumed.step(step)
+    assert torch.equal(resumed.weights(), whole.weights)

@@ -172,6 +172,9 @@ TRAINING_FAMILIES = (
     TrainingFamily("improver", "Self-improving objectives: what the improved policy prefers.", ("improver/{measure}",)),
     # rollouts
     TrainingFamily("accuracy_ratio", "Share of completions that every judging component finds right.", ("accuracy",)),
+    TrainingFamily(
+        "pass_at_ratio", "Held out: chance that at least one of k sampled completions is right.", ("pass_at/{k}",)
+    ),
     TrainingFamily("reward_mean", "Mean weighted reward of a completion.", ("reward/mean",)),
     TrainingFamily("reward_component", "Mean value of one reward component.", ("reward/{component}",)),
     TrainingFamily("reward_error_ratio", "Share of a component's calls that failed.", ("reward_errors/{component}",)),

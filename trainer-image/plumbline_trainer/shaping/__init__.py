@@ -16,8 +16,19 @@ from plumbline_trainer.shaping import (  # noqa: F401
     thinking,
     weights,
 )
-from plumbline_trainer.shaping.application import apply_shaping, credited, step_names
+from plumbline_trainer.shaping.application import apply_shaping, credited, held_out_metrics, step_names
 from plumbline_trainer.shaping.positions import token_ends
 from plumbline_trainer.shaping.registry import SHAPINGS, Credit, Evidence, Shaped, State
 
-__all__ = ["SHAPINGS", "Credit", "Evidence", "Shaped", "State", "apply_shaping", "credited", "step_names", "token_ends"]
+__all__ = [
+    "SHAPINGS",
+    "Credit",
+    "Evidence",
+    "Shaped",
+    "State",
+    "apply_shaping",
+    "credited",
+    "held_out_metrics",
+    "step_names",
+    "token_ends",
+]

@@ -48,6 +48,16 @@ def apply_shaping(
     return rollout, after, metrics
 
 
+def held_out_metrics(steps: Sequence[Shaping], rollout: JudgedRollout) -> dict[str, Metric]:
+    """What the steps that measure held-out completions say of them, under the names of `apply_shaping`."""
+    return {
+        f"shaping/{name}/{key}": metric
+        for name, step in zip(step_names(steps), steps, strict=True)
+        if step.measures_held_out and len(rollout.rewards)
+        for key, metric in SHAPINGS.of(step)(step, rollout, {}, Evidence()).metrics.items()
+    }
+
+
 def step_names(steps: Sequence[Shaping]) -> list[str]:
     """The name of each step in states and metrics: its key, from its second use on with a number behind."""
     uses: Counter[str] = Counter()

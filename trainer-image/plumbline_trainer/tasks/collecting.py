@@ -29,6 +29,7 @@ from plumbline_trainer.tasks.critic import Critic
 from plumbline_trainer.tasks.evidence import EvidenceCollector
 from plumbline_trainer.tasks.exploring import Explorer
 from plumbline_trainer.tasks.judging import Candidate, Judgement, gathered
+from plumbline_trainer.tasks.kept_solutions import KeptSolutions
 from plumbline_trainer.tasks.phases import count_as, timed
 from plumbline_trainer.tasks.rlvr_data import PromptData
 from plumbline_trainer.tasks.rlvr_metrics import (
@@ -58,6 +59,7 @@ class Collector:
         updates: Updates,
         curriculum: Curriculum,
         explorer: Explorer,
+        kept: KeptSolutions,
         *,
         reference: Reference | None,
         critic: Critic | None,
@@ -65,7 +67,7 @@ class Collector:
     ) -> None:
         self._spec, self._ranks, self._train = spec, ranks, train
         self._sampler, self._updates = sampler, updates
-        self._curriculum, self._explorer = curriculum, explorer
+        self._curriculum, self._explorer, self._kept = curriculum, explorer, kept
         self._reference, self._critic, self._max_steps = reference, critic, max_steps
         self._objective = spec.objective.value
         self._advantage = spec.advantage.value
@@ -90,6 +92,9 @@ class Collector:
         demonstrated = self._explorer.rescue(judgement, self._everyone(judgement, number)[0], rows, number, phases)
         everyone, mine = self._everyone(judgement, number)
         self._explorer.observe(rows, everyone)
+        if self._kept.any:
+            self._kept.recall(judgement, rows)
+            everyone, mine = self._everyone(judgement, number)
         candidates = judgement.candidates
         own = [_bare(candidate) for candidate in candidates]
         evidence = None
@@ -130,6 +135,7 @@ class Collector:
             "shaping": dict(self._shaping_states),
             "kl_coefficient": self._kl_coefficient,
             "exploration": self._explorer.state_dict(),
+            "solutions": self._kept.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -138,6 +144,7 @@ class Collector:
         self._shaping_states = dict(state["shaping"])
         self._kl_coefficient = state["kl_coefficient"]
         self._explorer.load_state_dict(state["exploration"])
+        self._kept.load_state_dict(state["solutions"])
 
     def _sample(self, judgement: Judgement, rows: list[int], number: int, phases: dict[str, float]) -> int:
         """Fills `judgement` with this rank's share of first and further samples; replaces `rows` that give way.
@@ -300,7 +307,7 @@ class Collector:
         """This rank's share of what is shown about the rollout."""
         completions = [candidate.completion for candidate in judgement.candidates if not candidate.injected]
         return {
-            **score_metrics(self._spec, judgement.scores()),
+            **score_metrics(self._spec, judgement.sampled_scores()),
             **length_metrics(completions),
             **signal_metrics(estimated[mine], everyone.valid[mine], everyone.groups[mine]),
             "entropy": entropy(completions),

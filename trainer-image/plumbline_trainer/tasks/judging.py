@@ -43,7 +43,7 @@ class Candidate:
     """Whether it was sampled with a hint in the prompt, without which it is learnt from."""
 
     injected: bool = False
-    """Whether no policy sampled it: a solution out of the data."""
+    """Whether it was not sampled for this rollout: a solution out of the data, or an own one of earlier."""
 
     @property
     def key(self) -> int:
@@ -84,6 +84,12 @@ class Judgement:
     def scores(self) -> Scores:
         """The scores of the candidates, in order; the metrics also count calls for dropped ones."""
         return Scores(self._components, self._totals, self._valid, merge(self._metrics))
+
+    def sampled_scores(self) -> Scores:
+        """As `scores`, without the candidates that no policy sampled in this rollout."""
+        index = torch.tensor([not candidate.injected for candidate in self.candidates], dtype=torch.bool)
+        components = {name: values[index] for name, values in self._components.items()}
+        return Scores(components, self._totals[index], self._valid[index], merge(self._metrics))
 
     def rollout(self, spec: RLVRJobSpec, columns: Sequence[Mapping[str, Any]], step: int, steps: int) -> JudgedRollout:
         """This rank's part of the judged rollout, in order of slot and sample; `columns` are those of all rows."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
@@ -22,22 +25,25 @@ from plumbline_trainer.modeling.logprobs import causal_model, check_head
 from plumbline_trainer.modeling.reference import open_reference
 from plumbline_trainer.objectives.policy.entropy import POLICY_ENTROPY, EntropyState, first_state, next_state
 from plumbline_trainer.reporting.metrics import Metric
-from plumbline_trainer.rewards.scoring import check_error_shares
+from plumbline_trainer.rewards.scoring import Scores, check_error_shares
 from plumbline_trainer.rollout.experience import Rollout, decode_rollout, encode_rollout
 from plumbline_trainer.rollout.protocol import CompletionEngine
+from plumbline_trainer.shaping import held_out_metrics
 from plumbline_trainer.stopping import StopRequest
 from plumbline_trainer.tasks.collecting import Collector
 from plumbline_trainer.tasks.critic import Critic, CriticInputs
 from plumbline_trainer.tasks.data_sets import load_data_sets, open_renderer, refuse_other_rows, rows_state
 from plumbline_trainer.tasks.exploring import Explorer
 from plumbline_trainer.tasks.generation import Generators, open_server
+from plumbline_trainer.tasks.judging import Candidate, Judgement
+from plumbline_trainer.tasks.kept_solutions import KeptSolutions
 from plumbline_trainer.tasks.layouts import model_layout
 from plumbline_trainer.tasks.phases import timed
 from plumbline_trainer.tasks.prompting import TrainingPrompts, sampling_prompts
 from plumbline_trainer.tasks.proximal_average import ProximalAverage
-from plumbline_trainer.tasks.rlvr_columns import check_columns, curriculum_of
+from plumbline_trainer.tasks.rlvr_columns import check_columns, check_held_out_columns, curriculum_of
 from plumbline_trainer.tasks.rlvr_data import PromptData, load_prompts, open_pool, open_scorer, spec_of, uses_reference
-from plumbline_trainer.tasks.rlvr_metrics import length_metrics, score_metrics
+from plumbline_trainer.tasks.rlvr_metrics import correct, judged, length_metrics, pass_at, score_metrics
 from plumbline_trainer.tasks.sampling import Sampler, Wanted
 from plumbline_trainer.tasks.task import Batch
 from plumbline_trainer.tasks.updating import MicroBatch, Updates
@@ -73,6 +79,7 @@ class RLVRTask:
         check_columns(spec, self.train.rows)
         self.train = sampling_prompts(spec, self.train, renderer)
         if self.evaluation is not None:
+            check_held_out_columns(spec, self.evaluation.rows)
             self.evaluation = sampling_prompts(spec, self.evaluation, renderer)
         parts = [self.train] if self.evaluation is None else [self.train, self.evaluation]
         self.data_status = self.train.status
@@ -108,6 +115,7 @@ class RLVRTask:
         ends = stop_tokens(self.model, renderer, self.train)
         self._generators = Generators(spec, self.model, self.tokenizer, ends, server)
         sampler = self._sampler(self.train, self._generators.sampling_engine())
+        logprobs = partial(self._updates.old_logprobs, poll=self.stop.raise_if_requested)
         self._collector = Collector(
             spec,
             self.ranks,
@@ -115,14 +123,8 @@ class RLVRTask:
             sampler,
             self._updates,
             curriculum_of(spec, self.train.rows),
-            Explorer(
-                spec,
-                self.ranks,
-                self.train,
-                renderer,
-                sampler,
-                partial(self._updates.old_logprobs, poll=self.stop.raise_if_requested),
-            ),
+            Explorer(spec, self.ranks, self.train, renderer, sampler, logprobs),
+            KeptSolutions(spec, self.ranks, sampler, logprobs),
             reference=self._reference,
             critic=self._critic,
             max_steps=self.max_steps,
@@ -181,6 +183,7 @@ class RLVRTask:
         """Rewards of greedy completions of the held-out prompts; the same on every rank.
 
         `accuracy` is the share of completions that every judging component (`rlvr_metrics.judges`) gives at least 1.
+        Metrics of shaping steps that measure held-out completions, and pass rates of sampled ones, stand beside it.
         """
         if self.evaluation is None:
             return {}
@@ -191,7 +194,11 @@ class RLVRTask:
         candidates = sampler.sample(wanted, "evaluation", 0, greedy=True)
         scores = sampler.score(candidates, len(self.evaluation.rows))
         completions = [candidate.completion for candidate in candidates]
-        metrics = self.ranks.sum_metrics({**score_metrics(self._spec, scores), **length_metrics(completions)})
+        own = {**score_metrics(self._spec, scores), **length_metrics(completions)}
+        if candidates:
+            own |= self._shaping_metrics(self.evaluation, candidates, scores)
+            own |= self._pass_rates(sampler, wanted)
+        metrics = self.ranks.sum_metrics(own)
         check_error_shares(self._spec.rewards, metrics)
         return {name: metric.value for name, metric in metrics.items()}
 
@@ -248,6 +255,23 @@ class RLVRTask:
         """Ends the verifiers' processes, and leaves a rollout server."""
         self._pool.close()
         self._generators.close()
+
+    def _shaping_metrics(self, data: PromptData, candidates: Sequence[Candidate], scores: Scores) -> dict[str, Metric]:
+        judgement = Judgement()
+        judgement.add(candidates, scores)
+        columns = [row.columns for row in data.rows]
+        rollout = judgement.rollout(self._spec, columns, self._steps_done, self.max_steps)
+        return held_out_metrics([choice.value for choice in self._spec.shaping], rollout)
+
+    def _pass_rates(self, sampler: Sampler, prompts: Sequence[Wanted]) -> dict[str, Metric]:
+        """Of sampled completions, whose random numbers are the same in every evaluation."""
+        samples = self._spec.evaluation.samples
+        if not samples:
+            return {}
+        candidates = sampler.sample([replace(one, samples=samples) for one in prompts], "evaluation samples", 0)
+        scores = sampler.score(candidates)
+        slots = torch.tensor([candidate.slot for candidate in candidates])
+        return pass_at(correct(self._spec, scores), judged(self._spec, scores), slots)
 
     def _stay_near_average(self, average: ProximalAverage, rollout: Rollout) -> None:
         """Takes ratios to the average of weights as it is now, in every update."""

@@ -16,6 +16,22 @@ def check_columns(spec: RLVRJobSpec, rows: Sequence[PromptRow]) -> None:
     advantage = spec.advantage
     readers = [(f"advantage.{advantage.key}", advantage.value.columns)]
     readers += [(f"shaping[{index}].{step.key}", step.value.columns) for index, step in enumerate(spec.shaping)]
+    _refuse_missing(readers, rows)
+    rescue_texts(spec, rows)
+    curriculum_of(spec, rows)
+
+
+def check_held_out_columns(spec: RLVRJobSpec, rows: Sequence[PromptRow]) -> None:
+    """As `check_columns`, of held-out rows and what is measured of their completions."""
+    readers = [
+        (f"shaping[{index}].{step.key}", step.value.columns)
+        for index, step in enumerate(spec.shaping)
+        if step.value.measures_held_out
+    ]
+    _refuse_missing(readers, rows)
+
+
+def _refuse_missing(readers: Sequence[tuple[str, Sequence[str]]], rows: Sequence[PromptRow]) -> None:
     problems = [
         f"{row.place}: {column} is missing; {reader} reads it"
         for reader, columns in readers
@@ -25,8 +41,6 @@ def check_columns(spec: RLVRJobSpec, rows: Sequence[PromptRow]) -> None:
     ]
     if problems:
         raise DataError(listed(problems, "rows that lack a column"))
-    rescue_texts(spec, rows)
-    curriculum_of(spec, rows)
 
 
 def rescue_texts(spec: RLVRJobSpec, rows: Sequence[PromptRow]) -> list[str | None]:

@@ -34,7 +34,7 @@ from plumbline_trainer.tasks.data_sets import (
     overlong_warnings,
     template_warnings,
 )
-from plumbline_trainer.tasks.rlvr_columns import check_columns
+from plumbline_trainer.tasks.rlvr_columns import check_columns, check_held_out_columns
 from plumbline_trainer.tasks.task import InputReport
 
 
@@ -123,6 +123,8 @@ def check_inputs(config: TrainerConfig) -> InputReport:
         train, evaluation = load_data_sets(config, load)
         warnings = template_warnings(renderer) + train.warnings + (evaluation.warnings if evaluation else [])
         check_columns(spec, train.rows)
+        if evaluation is not None:
+            check_held_out_columns(spec, evaluation.rows)
         for location in config.paths.reward_models.values():
             from plumbline_trainer.rewards.reward_model import check_reward_model
 

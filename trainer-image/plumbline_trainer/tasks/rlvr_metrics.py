@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import comb
 
 import torch
 from torch import Tensor
@@ -28,11 +29,34 @@ def correct(spec: RLVRJobSpec, scores: Scores) -> Tensor:
     return (torch.stack([scores.components[name] for name in judges(spec)]) >= 1).all(dim=0)
 
 
+def judged(spec: RLVRJobSpec, scores: Scores) -> Tensor:
+    """[N] bool: whether every component of `judges` has a verdict on the completion."""
+    return ~torch.stack([scores.components[name] for name in judges(spec)]).isnan().any(dim=0)
+
+
 def score_metrics(spec: RLVRJobSpec, scores: Scores) -> dict[str, Metric]:
     """The rewards, and `accuracy`: the share of completions that every component of `judges` gives at least 1."""
-    judging = torch.stack([scores.components[name] for name in judges(spec)])
-    judged = ~judging.isnan().any(dim=0)
-    return {**scores.metrics, "accuracy": Metric.mean_of(correct(spec, scores).double(), judged)}
+    accuracy = Metric.mean_of(correct(spec, scores).double(), judged(spec, scores))
+    return {**scores.metrics, "accuracy": accuracy}
+
+
+def pass_at(right: Tensor, judged: Tensor, prompts: Tensor) -> dict[str, Metric]:
+    """`pass_at/k` for k = 1, 2, 4, ...: the chance that at least one of k completions of a prompt is right.
+
+    1 - C(n-c, k) / C(n, k) of a prompt with c right ones of n judged ones, which is unbiased (Chen et al. 2021,
+    "Evaluating Large Language Models Trained on Code", arXiv:2107.03374, eq. 1); a prompt with fewer than k judged
+    ones has no say. `right` and `judged` are bool [N], `prompts` int64 [N].
+    """
+    found: dict[str, Metric] = {}
+    for prompt in prompts.unique():
+        own = judged & (prompts == prompt)
+        total, successes = int(own.sum()), int((own & right).sum())
+        k = 1
+        while k <= total:
+            chance = 1 - comb(total - successes, k) / comb(total, k)
+            found[f"pass_at/{k}"] = found.get(f"pass_at/{k}", Metric(0.0, 0.0)) + Metric(chance, 1.0)
+            k *= 2
+    return found
 
 
 def length_metrics(completions: Sequence[Completion]) -> dict[str, Metric]:

@@ -7,29 +7,45 @@ from pydantic import Field
 from plumbline_api.methods.policy.family import PolicyObjective
 
 
-class ExpertIteration(PolicyObjective, key="expertIteration"):
+class OwnSolutions(PolicyObjective):
+    """Parameters of the objectives that imitate a prompt's different right completions; not an objective itself."""
+
+    uses_zero_advantages = True
+
+    keep_solutions: int = Field(
+        8,
+        ge=0,
+        le=1024,
+        description="Most different right completions of each prompt that are kept, in checkpoints too, and imitated again whenever the prompt comes; 0 keeps none.",
+    )
+
+
+class ExpertIteration(OwnSolutions, key="expertIteration"):
     """Expert iteration: the likelihood of each prompt's right completions, every text once, so that a prompt that is solved often in one way does not drown the others (Havrilla et al. 2024, arXiv:2403.04642; Anthony et al. 2017, arXiv:1705.08439)."""
 
     aggregation = "tokenMean"
-    uses_zero_advantages = True
 
     per_prompt: int = Field(
         4, ge=1, le=4096, description="Most completions of a prompt; the first different ones are taken."
     )
+    keep_solutions: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="Most different right completions of each prompt that are kept, in checkpoints too, and imitated again whenever the prompt comes; 0 keeps none.",
+    )
 
 
-class MleAugmented(PolicyObjective, key="mleAugmented"):
+class MleAugmented(OwnSolutions, key="mleAugmented"):
     """MLE-Aug: the summed log-likelihood of all different right completions of a prompt, each of which must become likely (Ni et al. 2023, arXiv:2205.14318)."""
 
     aggregation = "sequenceSum"
-    uses_zero_advantages = True
 
 
-class MarginalLikelihood(PolicyObjective, key="marginalLikelihood"):
+class MarginalLikelihood(OwnSolutions, key="marginalLikelihood"):
     """Marginal likelihood of a prompt's different right completions: minus log sum P^beta over beta, which one likely solution satisfies at beta 1 (MML) and only all of them together as beta falls to 0 (beta-MML; Ni et al. 2023, arXiv:2205.14318)."""
 
     needs_whole_groups = True
-    uses_zero_advantages = True
 
     beta: float = Field(
         0.25,

@@ -29,7 +29,9 @@ class BanditStep(Shaping):
 
 
 class BanditRegret(BanditStep, key="banditRegret"):
-    """Regret-shaped reward of a bandit's pull: minus the gap between the best arm's mean and the chosen one's, which lacks the noise of the pull itself (Chen et al. 2025, arXiv:2509.24923)."""
+    """Regret-shaped reward of a bandit's pull: minus the gap between the best arm's mean and the chosen one's, which lacks the noise of the pull itself (Chen et al. 2025, arXiv:2509.24923). Evaluations show how often the best and the greedy arm are chosen, and how often the best one is given up."""
+
+    measures_held_out = True
 
     means_column: ColumnName = Field("means", description="Column with the list of the arms' true means.")
 

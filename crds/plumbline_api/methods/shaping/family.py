@@ -27,6 +27,9 @@ class Shaping(Family):
     needs_prefix_values: ClassVar[bool] = False
     """Whether it needs the success rate of every prefix of a completion."""
 
+    measures_held_out: ClassVar[bool] = False
+    """Whether its metrics say something of held-out completions, too, so that evaluations show them."""
+
     removed_by_baselines: ClassVar[bool] = False
     """Whether it only adds the same number to all rewards, so that it does nothing where a baseline is subtracted."""
 

@@ -42,7 +42,9 @@ class LengthCompression(AnswerSearch, key="lengthCompression"):
 
 
 class SolutionEfficiency(AnswerSearch, key="solutionEfficiency"):
-    """Overthinking metrics: the share of a right completion up to its first right answer (outcome efficiency) and the share of it in solutions that differ from those before (process efficiency); with a weight the first is a reward, too (Chen et al. 2024, arXiv:2412.21187)."""
+    """Overthinking metrics: the share of a right completion up to its first right answer (outcome efficiency) and the share of it in solutions that differ from those before (process efficiency); with a weight the first is a reward, too (Chen et al. 2024, arXiv:2412.21187). Evaluations show them as well."""
+
+    measures_held_out = True
 
     pattern: RegularExpression = Field(
         r"\\boxed\{([^{}]*)\}",
