@@ -90,6 +90,10 @@ CASES = {
         pod(reason="Evicted", message="Pod ephemeral local storage usage exceeds the total limit of containers 1Gi. "),
         "DiskFull",
     ),
+    "its container wrote more than its limit": (
+        pod(reason="Evicted", message='Container trainer exceeded its local ephemeral storage limit "1Gi". '),
+        "DiskFull",
+    ),
     "its node ran short of storage": (
         pod(reason="Evicted", message="The node was low on resource: ephemeral-storage. "),
         "PodEvicted",

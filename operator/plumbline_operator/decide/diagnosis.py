@@ -40,8 +40,8 @@ _TAINTED_DISRUPTION = frozenset({"DeletionByTaintManager"})
 _TAINTED_EVENTS = frozenset({"TaintManagerEviction"})
 _CANNOT_START = frozenset({"StartError", "ContainerCannotRun"})
 _OWN_STORAGE = re.compile(
-    r"(?:ephemeral local storage usage|Usage of EmptyDir volume .*|Container .* local ephemeral storage) exceed\w*"
-    r"(?: its| the)?(?: total)? limit"
+    r"ephemeral local storage usage exceeds the total limit|Usage of EmptyDir volume .* exceeds the limit"
+    r"|exceeded its local ephemeral storage limit"
 )
 """The kubelet's words for a pod that wrote more than it may, rather than one whose node ran short."""
 
