@@ -328,3 +328,27 @@ async def test_through_the_api_server_the_same_bounds_hold() -> None:
         await api.close()
         await runner.cleanup()
     assert len(asked) == 2
+
+
+async def test_a_trainer_that_answers_no_more_is_known_for_how_long_until_it_does(setting: Setting) -> None:
+    setting.answers(body(step=1))
+    await setting.news()
+    assert setting.puller.silent_seconds(KEY) == 0
+    setting.answers(b"nonsense")
+    await setting.asked_again(3)
+    first = setting.puller.silent_seconds(KEY)
+    await setting.asked_again(1)
+    assert setting.puller.silent_seconds(KEY) > first > 0
+    setting.answers(body(step=2))
+    await setting.asked_again(3)
+    assert setting.puller.silent_seconds(KEY) == 0
+
+
+async def test_a_stall_is_news_and_so_is_its_end(setting: Setting) -> None:
+    stall = {"since": "2030-01-01T00:00:00Z", "deadlineSeconds": 300, "state": "training"}
+    setting.answers(body(step=1))
+    await setting.news()
+    setting.answers(body(step=1, stall=stall))
+    assert (await setting.news()).stall is not None
+    setting.answers(body(step=2))
+    assert (await setting.news()).stall is None
