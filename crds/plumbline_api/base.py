@@ -17,6 +17,7 @@ trainer's registries all read it from there.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Self
 
@@ -66,15 +67,14 @@ class ApiModel(BaseModel):
     @model_validator(mode="after")
     def _list_keys_are_unique(self) -> Self:
         findings: list[tuple[str, str]] = []
-        for name, declared in type(self).model_fields.items():
-            keys = list_map_keys(declared.json_schema_extra)
+        for name, alias, keys in _keyed_lists(type(self)):
             seen: set[tuple[Any, ...]] = set()
-            for index, item in enumerate((keys and getattr(self, name)) or ()):
+            for index, item in enumerate(getattr(self, name) or ()):
                 document = item.to_document()
                 value = tuple(document.get(key) for key in keys)
                 if value in seen:
                     named = " and ".join(f"{key} {part!r}" for key, part in zip(keys, value, strict=True))
-                    findings.append((f"{declared.alias or name}[{index}]", f"{named} is used twice"))
+                    findings.append((f"{alias}[{index}]", f"{named} is used twice"))
                 seen.add(value)
         if findings:
             raise Refused(findings)
@@ -189,6 +189,16 @@ class Choice(ApiModel):
     def value(self) -> Any:
         """The parameters of the member that is set."""
         return getattr(self, self.key)
+
+
+@functools.cache
+def _keyed_lists(model: type[ApiModel]) -> tuple[tuple[str, str, list[str]], ...]:
+    """Field, wire name and keys of the lists of a model whose items keys tell apart."""
+    return tuple(
+        (name, declared.alias or name, keys)
+        for name, declared in model.model_fields.items()
+        if (keys := list_map_keys(declared.json_schema_extra))
+    )
 
 
 def list_map_keys(schema_extra: Any) -> list[str]:

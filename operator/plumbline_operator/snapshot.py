@@ -39,19 +39,35 @@ GRACE_PERIOD_SECONDS = 120
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What is stored, parsed."""
+    """What is stored. Its large parts are parsed when they are asked for: for most looks at a job they are not."""
 
     name: str
     hash: str
-    accepted_spec: Spec
-    config: TrainerConfig
-    pod_template: Manifest
+    config_text: str
+    pod_text: str
+    spec_document: Mapping[str, Any]
     replicas: int
     gpus: int
     objective: str
     gpu_hour_price: float | None
     pod_hour_price: float | None
     currency: str = ""
+
+    @functools.cached_property
+    def config(self) -> TrainerConfig:
+        """The trainer's configuration."""
+        return TrainerConfig.model_validate_json(self.config_text)
+
+    @functools.cached_property
+    def accepted_spec(self) -> Spec:
+        """The spec as it was when the job was accepted."""
+        return type(self.config.spec).model_validate(self.spec_document)
+
+    @functools.cached_property
+    def pod_template(self) -> Manifest:
+        """Every pod without what differs between attempts and ranks. Do not change it."""
+        template: Manifest = json.loads(self.pod_text)
+        return template
 
     @property
     def total_gpus(self) -> int:
@@ -112,19 +128,18 @@ def _parse(name: str, digest: str, config_text: str, pod_text: str, run_text: st
     """Kept for the jobs that were looked at last: a snapshot never changes, and a running job is looked at often."""
     run = json.loads(run_text)
     prices = run["prices"]
-    config = TrainerConfig.model_validate_json(config_text)
     return Snapshot(
         name=name,
         hash=digest,
-        accepted_spec=type(config.spec).model_validate(run["spec"]),
-        config=config,
-        pod_template=json.loads(pod_text),
+        config_text=config_text,
+        pod_text=pod_text,
+        spec_document=run["spec"],
         replicas=run["replicas"],
         gpus=run["gpus"],
         objective=run["objective"],
         gpu_hour_price=prices["gpuHour"] if prices else None,
         pod_hour_price=prices["podHour"] if prices else None,
-        currency=prices.get("currency", "") if prices else "",
+        currency=(prices or {}).get("currency") or "",
     )
 
 
