@@ -47,10 +47,11 @@ def plan() -> list[Planned]:
     sums, gym_and_code = MAIN_TASKS[:1], MAIN_TASKS[1:]
     return [
         *_runs(sums, (*NAMED, *FAMILIES), SEEDS),
-        *_runs(gym_and_code, NAMED, first),
         *_runs(sums, ("grpo-two-groups", "copo-two-groups"), SEEDS),
-        *_runs(sums, ("clean-sgd", "noisy-sgd", "backwardCorrection"), SEEDS),
+        *_runs(gym_and_code[:1], NAMED, first),
         *_runs(("tails",), ("grpo", "drGrpo"), SEEDS),
+        *_runs(sums, ("clean-sgd", "noisy-sgd", "backwardCorrection"), SEEDS),
+        *_runs(gym_and_code[1:], NAMED, first),
         *_runs(sums, ("dapo-static",), SEEDS),
         *_runs(gym_and_code, NAMED, others),
         *_runs(("tails",), ("linearLength",), SEEDS),
