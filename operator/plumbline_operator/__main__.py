@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import functools
 import logging
 import os
 import signal
@@ -16,6 +15,7 @@ import aiohttp
 from plumbline_api import GROUP, VERSION
 from plumbline_operator.api import Api, ApiError
 from plumbline_operator.audit import Audit
+from plumbline_operator.child_index import ChildIndex
 from plumbline_operator.departed import DepartedPods
 from plumbline_operator.health import HealthServer
 from plumbline_operator.leadership import Leadership
@@ -106,7 +106,7 @@ async def run(options: argparse.Namespace) -> None:
     assert starting is not None
     configuration = await load_configuration(options.kubeconfig)
     jobs, activity, queue = JobRegistry(), WatchActivity(), WorkQueue[JobKey](expected=UNREACHABLE)
-    departed = DepartedPods()
+    departed, children = DepartedPods(), ChildIndex()
     metrics = OperatorMetrics(jobs, queue, activity, options.metrics_jobs)
     api = Api(configuration, metrics.requested)
     puller = StatusPuller(
@@ -116,14 +116,17 @@ async def run(options: argparse.Namespace) -> None:
         progress_interval=options.progress_interval,
         pull_seconds=options.status_interval,
     )
-    reconciler = Reconciler(api, queue, jobs, puller, departed, metrics, progress_interval=options.progress_interval)
-    watcher = Watcher(queue, jobs, departed, activity)
+    reconciler = Reconciler(
+        api, queue, jobs, puller, departed, children, metrics, progress_interval=options.progress_interval
+    )
+    watcher = Watcher(queue, jobs, departed, children, activity)
     resources = audited(cluster_scope=not options.without_cluster_scope)
-    audit = Audit(api, resources, options.namespace, watcher.concern, watcher.notice_gone)
+    audit = Audit(api, resources, options.namespace, watcher.concern, watcher.notice_listed)
     metrics.show_silent([*(resource.plural for resource in audit.resources), "audit"], audit.silent)
     leadership = None
     if options.leader_election:
         leadership = Leadership(configuration, api, *options.leader_election.split("/", 1))
+        metrics.show_leadership(lambda: leadership.leads)
     watching = asyncio.Event()
     # Until kopf takes the signal over; the first process of a container has no default action for it.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, starting.cancel)
@@ -134,7 +137,11 @@ async def run(options: argparse.Namespace) -> None:
         await wait_for_kinds(api)
         logger.info("Operator starts", extra={"version": build_version(), "workers": options.workers})
         async with asyncio.TaskGroup() as group:
-            work = functools.partial(queue.run, options.workers, reconciler)
+
+            async def work() -> None:
+                await children.fill(api, options.namespace)
+                await queue.run(options.workers, reconciler)
+
             background = [
                 group.create_task(leadership.while_leading(work) if leadership else work(), name="queue"),
                 group.create_task(puller.run(), name="status-pull"),

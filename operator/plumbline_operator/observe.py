@@ -1,23 +1,26 @@
 """Reads the world for one reconciliation: the only place where the operator looks at objects.
 
-All reads are live. What is read rarely is read only when it can matter: the runtime while there is no snapshot, warning
-events while a pod has not started, logs and nodes when a pod has failed or is going away.
+All reads are live, and by name where names are known (`child_index`). What is read rarely is read only when it can
+matter: the runtime while there is no snapshot, warning events while a pod has not started, logs and nodes when a pod
+has failed or is going away.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import aiohttp
 
 from plumbline_api.contract import StatusReport
+from plumbline_api.running import Resources
 from plumbline_api.status import Attempt
 from plumbline_operator.api import Api, ApiError
 from plumbline_operator.capacity import CapacityReader
-from plumbline_operator.children import service_name
+from plumbline_operator.child_index import ChildIndex
+from plumbline_operator.children import pod_name, service_name
 from plumbline_operator.decide.acceptance import runtime_reference
 from plumbline_operator.decide.attempts import LOG_TAIL_LIMIT
 from plumbline_operator.decide.conditions import is_terminal
@@ -37,9 +40,12 @@ from plumbline_operator.resources import (
     RUNTIMES,
     SERVICES,
     JobKey,
+    Resource,
 )
 from plumbline_operator.snapshot import snapshot_name
 
+MOST_SINGLE_READS = 8
+"""Pods that are read one by one; of more a list is cheaper."""
 LOG_TAIL_LINES = 60
 LOG_TIMEOUT_SECONDS = 4.0
 
@@ -51,6 +57,7 @@ async def observe(
     key: JobKey,
     report: StatusReport | None,
     departed: DepartedPods,
+    children: ChildIndex,
     capacity: CapacityReader,
     silent_seconds: float = 0.0,
 ) -> Observed | None:
@@ -64,10 +71,9 @@ async def observe(
     # Objects of a list carry their kind on the list only; a single one does, but old servers left it out at times.
     job = {"apiVersion": key.resource.api_version, "kind": key.kind, **job}
     uid = job["metadata"]["uid"]
-    labels = f"{JOB_NAME_LABEL}={key.name}"
     pods, services, snapshot = await asyncio.gather(
-        api.list(PODS, key.namespace, labels=labels),
-        api.list(SERVICES, key.namespace, labels=labels),
+        _pods(api, children, key, job),
+        _services(api, children, key, job),
         api.get(CONFIG_MAPS, key.namespace, snapshot_name(key.name)),
     )
     ours = tuple(read_pod(pod) for pod in pods if _belongs(pod, uid))
@@ -76,7 +82,6 @@ async def observe(
     if snapshot is not None and not _belongs(snapshot, uid):
         foreign.append(f"ConfigMap {snapshot['metadata']['name']}")
         snapshot = None
-    foreign += await _foreign_service(api, key, job, services)
     runtime = await _runtime(api, key, job) if snapshot is None and not foreign else None
     hangs = silent_seconds >= SILENT_SECONDS or (report is not None and report.stall is not None)
     waiting = [pod for pod in ours if pod.phase == "Pending" and pod.scheduled]
@@ -99,27 +104,50 @@ async def observe(
     )
 
 
+async def _pods(api: Api, index: ChildIndex, key: JobKey, job: Mapping[str, Any]) -> list[dict[str, Any]]:
+    names = index.names(PODS, key.namespace, key.name).union(_expected_pods(job))
+    if len(names) > MOST_SINGLE_READS:
+        return await api.list(PODS, key.namespace, labels=f"{JOB_NAME_LABEL}={key.name}")
+    return await _by_name(api, index, PODS, key, names)
+
+
+async def _services(api: Api, index: ChildIndex, key: JobKey, job: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The job's Services, and whatever else stands under the name that the open attempt's is to have.
+
+    Server-side apply would take it over, and with an owner reference garbage collection would delete it after the job.
+    """
+    attempt = _open_attempt(job)
+    expected = [] if attempt is None else [service_name(key.name, attempt.number)]
+    return await _by_name(api, index, SERVICES, key, index.names(SERVICES, key.namespace, key.name).union(expected))
+
+
+async def _by_name(
+    api: Api, index: ChildIndex, resource: Resource, key: JobKey, names: Iterable[str]
+) -> list[dict[str, Any]]:
+    asked = sorted(names)
+    found = await asyncio.gather(*(api.get(resource, key.namespace, name) for name in asked))
+    for name, document in zip(asked, found, strict=True):
+        if document is None:
+            index.discard(resource, key.namespace, key.name, name)
+    return [document for document in found if document is not None]
+
+
+def _expected_pods(job: Mapping[str, Any]) -> list[str]:
+    """Pods that the open attempt has or is to have."""
+    attempt = _open_attempt(job)
+    if attempt is None:
+        return []
+    try:
+        replicas = Resources.model_validate((job.get("spec") or {}).get("resources") or {}).replicas
+    except ValueError:
+        return []  # the spec is checked elsewhere, and nothing is started from one that is invalid
+    return [pod_name(job["metadata"]["name"], attempt.number, rank) for rank in range(replicas)]
+
+
 def _belongs(child: Mapping[str, Any], uid: str) -> bool:
     owners = child["metadata"].get("ownerReferences") or []
     labels = child["metadata"].get("labels") or {}
     return labels.get(JOB_UID_LABEL) == uid and any(owner.get("uid") == uid for owner in owners)
-
-
-async def _foreign_service(
-    api: Api, key: JobKey, job: Mapping[str, Any], services: Sequence[Mapping[str, Any]]
-) -> list[str]:
-    """Somebody else's Service under the name that the open attempt's is to have.
-
-    Server-side apply would take it over, and with an owner reference garbage collection would delete it after the job.
-    It has none of our labels, so it is looked for by name, and only where ours is about to be written.
-    """
-    attempt = _open_attempt(job)
-    if attempt is None or attempt.running_time is not None:
-        return []
-    name = service_name(key.name, attempt.number)
-    if any(service["metadata"]["name"] == name for service in services):
-        return []  # its labels say whose it is
-    return [f"Service {name}"] if await api.get(SERVICES, key.namespace, name) is not None else []
 
 
 def _open_attempt(job: Mapping[str, Any]) -> Attempt | None:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from plumbline_operator.api import Api
 from plumbline_operator.apply import JobChanged, apply
 from plumbline_operator.capacity import CapacityReader
+from plumbline_operator.child_index import ChildIndex
 from plumbline_operator.decide import decide
 from plumbline_operator.decide.draft import read_status
 from plumbline_operator.departed import DepartedPods
@@ -39,6 +40,7 @@ class Reconciler:
         registry: JobRegistry,
         puller: StatusPuller,
         departed: DepartedPods,
+        children: ChildIndex,
         metrics: OperatorMetrics,
         *,
         progress_interval: float,
@@ -49,6 +51,7 @@ class Reconciler:
         self._registry = registry
         self._puller = puller
         self._departed = departed
+        self._children = children
         self._capacity = CapacityReader(api)
         self._event_budget = EventBudget()
         self._metrics = metrics
@@ -73,6 +76,7 @@ class Reconciler:
                 key,
                 self._puller.report(key),
                 self._departed,
+                self._children,
                 self._capacity,
                 self._puller.silent_seconds(key),
             )

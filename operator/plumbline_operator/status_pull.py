@@ -7,8 +7,9 @@ warning), otherwise at most once in the progress interval.
 A trainer is not trusted to answer well. An answer is bounded in time and size, never unpacked, no redirect is followed,
 and what it says goes through `untrusted`. Who wastes time or answers with nonsense is asked less and less often, so
 that many of them take little from the others; who has news all the time is heard at the pace of progress. All trainers
-together are asked at most `MOST_A_SECOND` times a second: with very many jobs each is asked less often, and the
-operator still has time for everything else.
+together are asked at most `MOST_A_SECOND` times a second, and their progress leads to `PROGRESS_A_SECOND`
+reconciliations: with very many jobs each is asked and written less often, and the operator still has time for
+everything else.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ TIMEOUT_SECONDS = 3.0
 TICK_SECONDS = 0.5
 MOST_AT_ONCE = 32
 MOST_A_SECOND = 100
+PROGRESS_A_SECOND = 20.0
 MOST_DOUBLINGS = 5
 """Of the pause after answers of no use: from 5 s to 160 s."""
 NEWS_AT_ONCE = 8
@@ -82,6 +84,8 @@ class StatusPuller:
         self._pull_seconds = pull_seconds
         self._timeout_seconds = timeout_seconds
         self._targets: dict[JobKey, _Target] = {}
+        self._progress_left = PROGRESS_A_SECOND
+        """Reconciliations that progress may still ask for in this second."""
         self._session: aiohttp.ClientSession | None = None
 
     def report(self, key: JobKey) -> StatusReport | None:
@@ -129,6 +133,7 @@ class StatusPuller:
         async with session, asyncio.TaskGroup() as group:
             self._session = session
             while True:
+                self._progress_left = min(PROGRESS_A_SECOND, self._progress_left + PROGRESS_A_SECOND * tick)
                 for key, target in self._longest_due(max(1, round(MOST_A_SECOND * tick))):
                     target.busy = True
                     group.create_task(self._pull(key, target, limit))
@@ -181,7 +186,11 @@ class StatusPuller:
         if before == report:
             return
         now = time.monotonic()
-        if at_once or now - target.told >= self._progress_interval:
+        if at_once:
+            target.told = now
+            self._enqueue(key)
+        elif now - target.told >= self._progress_interval and self._progress_left >= 1:
+            self._progress_left -= 1
             target.told = now
             self._enqueue(key)
 

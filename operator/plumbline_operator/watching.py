@@ -15,6 +15,7 @@ import kopf
 from kubernetes.aio.client import Configuration
 
 from plumbline_operator.audit import Audit
+from plumbline_operator.child_index import ChildIndex
 from plumbline_operator.departed import DepartedPods
 from plumbline_operator.job_metrics import figures_of
 from plumbline_operator.login import connection_info
@@ -48,11 +49,17 @@ class Watcher:
     """Handlers of all watched resources."""
 
     def __init__(
-        self, queue: WorkQueue[JobKey], jobs: JobRegistry, departed: DepartedPods, activity: WatchActivity
+        self,
+        queue: WorkQueue[JobKey],
+        jobs: JobRegistry,
+        departed: DepartedPods,
+        children: ChildIndex,
+        activity: WatchActivity,
     ) -> None:
         self._queue = queue
         self._jobs = jobs
         self._departed = departed
+        self._children = children
         self._activity = activity
 
     def concern(self, resource: Resource, document: Mapping[str, Any]) -> None:
@@ -70,8 +77,9 @@ class Watcher:
             if owner is not None:
                 self._queue.add(owner)
 
-    def notice_gone(self, resource: Resource, present: Sequence[Mapping[str, Any]]) -> None:
+    def notice_listed(self, resource: Resource, present: Sequence[Mapping[str, Any]]) -> None:
         """Queue the known jobs that are not among those that exist: nobody may have told of their deletion."""
+        self._children.add(resource, present)
         if resource.kind not in JOBS:
             return
         names = {(item["metadata"]["namespace"], item["metadata"]["name"]) for item in present}
@@ -119,6 +127,10 @@ class Watcher:
             self._activity.touch(resource.plural)
             if resource in audit.resources:
                 audit.delivered(resource, document["metadata"], deleted)
+            if deleted:
+                self._children.remove(resource, document)
+            else:
+                self._children.add(resource, [document])
             if resource.kind in JOBS and not deleted:
                 self.know(resource, document)
             elif resource == PODS and deleted:

@@ -38,7 +38,7 @@ def operator(
     log = tmp_path_factory.mktemp("operator") / "log"
     scope = [flag for name in namespaces for flag in ("--namespace", name)]
     fast = ["--progress-interval", "0.5", "--status-interval", "0.3"]
-    process = OperatorProcess(live_cluster.plane.kubeconfig, log, *scope, *fast)
+    process = OperatorProcess(live_cluster.operator_kubeconfig, log, *scope, *fast)
     process.start()
     eventually(process.ready, "readiness of the operator", 60)
     yield process

@@ -8,19 +8,22 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from cluster.api import ApiError
 from cluster.control_plane import ControlPlane, free_port
 from plumbline_crds.manifest import KINDS, custom_resource_definition
+from tests.operator.chart_roles import grant_chart_roles
 from tests.operator.job_documents import RUNTIME
 from tests.operator.simulated_kubelet import Policy, SimulatedKubelet
 
 ROOT = Path(__file__).resolve().parents[2]
 GROUP = "/apis/plumbline.dev/v1alpha1"
 PLURALS = {"PreferenceJob": "preferencejobs", "RLVRJob": "rlvrjobs"}
+
+DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 
 Found = TypeVar("Found")
 
@@ -40,18 +43,20 @@ def eventually(find: Callable[[], Found | None], what: str, timeout: float = 30)
 class LiveCluster:
     """The API server as the tests use it."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, definitions: Sequence[dict[str, Any]] | None = None) -> None:
+        """`definitions` of the custom resources; by default those of the models as they are."""
         self.plane = ControlPlane(directory)
+        self._definitions = definitions or [custom_resource_definition(kind) for kind in KINDS]
         self.kubelet: SimulatedKubelet
 
     def start(self) -> None:
         self.plane.start()
         self.api = self.plane.api()
-        for kind in KINDS:
-            crd = custom_resource_definition(kind)
-            self.api.create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", crd)
+        for definition in self._definitions:
+            self.api.create(DEFINITIONS, definition)
         eventually(self._kinds_served, "the custom resources")
         self.api.create(f"{GROUP}/clustertrainerruntimes", RUNTIME)
+        self.operator_kubeconfig = grant_chart_roles(self.plane)
         self.kubelet = SimulatedKubelet(self.plane)
         self.kubelet.start()
 
@@ -163,18 +168,25 @@ def condition(status: dict[str, Any], type_: str) -> dict[str, Any] | None:
 class OperatorProcess:
     """`python -m plumbline_operator`, started and stopped by the test."""
 
-    def __init__(self, kubeconfig: str, log: Path, *flags: str) -> None:
+    def __init__(self, kubeconfig: str, log: Path, *flags: str, source: Path = ROOT) -> None:
+        """`source` is the tree whose operator runs."""
         self.metrics_port, self.health_port = free_port(), free_port()
         self._log = log
+        self._source = source
         ports = ["--metrics-port", str(self.metrics_port), "--health-port", str(self.health_port)]
         self._command = [sys.executable, "-m", "plumbline_operator", "--kubeconfig", kubeconfig, *ports, *flags]
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
-        environment["PYTHONPATH"] = f"{ROOT / 'crds'}:{ROOT / 'operator'}"
+        environment["PYTHONPATH"] = f"{self._source / 'crds'}:{self._source / 'operator'}"
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(self._command, env=environment, stderr=log, stdout=log)
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
 
     @property
     def alive(self) -> bool:

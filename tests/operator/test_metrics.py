@@ -8,6 +8,7 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from plumbline_operator.child_index import ChildIndex
 from plumbline_operator.departed import DepartedPods
 from plumbline_operator.job_metrics import JOB_FAMILIES, JobFigures, figures_of, shown_jobs
 from plumbline_operator.metrics import OPERATOR_FAMILIES, OperatorMetrics, WatchActivity
@@ -53,7 +54,7 @@ class Operator:
     def __init__(self, most_jobs: int = 1000) -> None:
         self.jobs = JobRegistry()
         queue = WorkQueue[JobKey]()
-        self.watcher = Watcher(queue, self.jobs, DepartedPods(), WatchActivity())
+        self.watcher = Watcher(queue, self.jobs, DepartedPods(), ChildIndex(), WatchActivity())
         self.metrics = OperatorMetrics(self.jobs, queue, WatchActivity(), most_jobs)
 
     def see(self, name: str = "tune", status: dict[str, Any] | None = None) -> None:

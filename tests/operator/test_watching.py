@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from plumbline_operator.child_index import ChildIndex
 from plumbline_operator.departed import DepartedPods
 from plumbline_operator.metrics import WatchActivity
 from plumbline_operator.queue import WorkQueue
@@ -19,7 +20,7 @@ class Setting:
     def __init__(self) -> None:
         self.queue: WorkQueue[JobKey] = WorkQueue()
         self.jobs = JobRegistry()
-        self.watcher = Watcher(self.queue, self.jobs, DepartedPods(), WatchActivity())
+        self.watcher = Watcher(self.queue, self.jobs, DepartedPods(), ChildIndex(), WatchActivity())
 
 
 @pytest.fixture
@@ -35,9 +36,9 @@ async def test_known_jobs_that_are_gone_without_a_word_are_looked_at(setting: Se
     for name in ("here", "gone"):
         setting.watcher.know(PREFERENCE_JOBS, named(name))
     setting.watcher.know(RLVR_JOBS, named("gone"))
-    setting.watcher.notice_gone(PODS, [])
+    setting.watcher.notice_listed(PODS, [])
     assert setting.queue.depth == 0
-    setting.watcher.notice_gone(PREFERENCE_JOBS, [named("here")])
+    setting.watcher.notice_listed(PREFERENCE_JOBS, [named("here")])
     assert list(setting.queue._ready) == [JobKey("PreferenceJob", "team", "gone")]
 
 
