@@ -8,6 +8,7 @@ from plumbline_api.methods.advantage.choice import AdvantageChoice
 from plumbline_api.methods.pairing import Pairing
 from plumbline_api.methods.policy.choice import PolicyObjectiveChoice
 from plumbline_api.methods.preference.choice import PreferenceObjectiveChoice, TermChoice
+from tests.api.bad_guardrail_specs import BAD_GUARDRAIL_SPECS
 from tests.api.bad_rlvr_specs import BAD_RLVR_SPECS
 from tests.api.bad_spec_rows import BadSpec, BadUpdate, Patch
 from tests.api.valid_specs import REMOVED
@@ -836,6 +837,7 @@ BAD_SPECS = (
         for objective in objectives
     ),
     *BAD_RLVR_SPECS,
+    *BAD_GUARDRAIL_SPECS,
     # rules of runtimes
     BadSpec(
         "variable-without-value",
