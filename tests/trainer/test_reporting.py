@@ -64,7 +64,7 @@ def test_the_report_says_where_the_run_is_and_when_it_ends(board: StatusBoard) -
     assert report.step_seconds == 2.0, "the median, which one slow step does not move"
     assert report.eta_seconds == 10.0
     assert report.tokens_per_second == 150.0
-    assert report.phase_seconds == {"generate": 0.75, "update": 0.25}
+    assert report.phase_seconds == {"generate": 0.75, "update": 0.25, "checkpoint": 0.5}
     assert report.checkpoint == CHECKPOINT
     assert report.best_checkpoint == BEST
     assert board.termination_fields()["best_checkpoint"] == BEST
