@@ -55,11 +55,11 @@ def seen(prometheus: Prometheus, jobs: Jobs, priced: str, example: Callable[...,
     )
     jobs.create(broken)
     for name, changes in {
-        "dpo": ("spec.training.steps=150",),
-        "grpo": ("spec.training.steps=40", "spec.kl={loss: {coefficient: 0.01}}"),
+        "dpo": ("spec.training.steps=60",),
+        "grpo": ("spec.training.steps=24", "spec.kl={loss: {coefficient: 0.01}}"),
     }.items():
         resource = jobs.create(example(name, *common, *changes))
-        jobs.wait_for_phase(resource, "Complete", seconds=400)
+        jobs.wait_for_phase(resource, "Complete", seconds=600)
     wait_until("the last scrape", lambda: len(prometheus.query('plumbline_job_phase{phase="Complete"}')) >= 2, 30)
     variables = {
         "fleet": {"namespace": namespace},
