@@ -125,7 +125,7 @@ async def run(options: argparse.Namespace) -> None:
     metrics.show_silent([*(resource.plural for resource in audit.resources), "audit"], audit.silent)
     leadership = None
     if options.leader_election:
-        leadership = Leadership(configuration, api, *options.leader_election.split("/", 1))
+        leadership = Leadership(api, *options.leader_election.split("/", 1))
         metrics.show_leadership(lambda: leadership.leads)
     watching = asyncio.Event()
     # Until kopf takes the signal over; the first process of a container has no default action for it.

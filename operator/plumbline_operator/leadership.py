@@ -13,15 +13,15 @@ import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import aiohttp
-from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.client.exceptions import ApiException
 from kubernetes.aio.leaderelection.electionconfig import Config
 from kubernetes.aio.leaderelection.leaderelection import LeaderElection
 from kubernetes.aio.leaderelection.leaderelectionrecord import LeaderElectionRecord
-from kubernetes.aio.leaderelection.resourcelock.leaselock import LeaseLock
+from kubernetes.aio.leaderelection.resourcelock.baselock import BaseLock
 
 from plumbline_operator.api import Api, ApiError
 from plumbline_operator.resources import LEASES
@@ -31,8 +31,10 @@ RENEW_SECONDS = 10
 RETRY_SECONDS = 2
 """As in Kubernetes' own controllers. A leader that dies is replaced LEASE_SECONDS to LEASE_SECONDS + RETRY_SECONDS
 after its last renewal; one that ends in order, within RETRY_SECONDS."""
-REQUEST_SECONDS = 4.0
+REQUEST_SECONDS = 3.0
 """For one request: several must fit between two renewals."""
+
+UNANSWERED = (ApiError, aiohttp.ClientError, TimeoutError, OSError)
 
 logger = logging.getLogger(__name__)
 
@@ -44,12 +46,9 @@ class LeadershipLost(Exception):
 class Leadership:
     """Takes part in the election for the lease `namespace/name`."""
 
-    def __init__(self, configuration: Configuration, api: Api, namespace: str, name: str) -> None:
-        self._client = ApiClient(configuration)
-        self._api = api
-        self._lock = _Lease(
-            name, namespace, f"{socket.gethostname()}_{os.getpid()}_{os.urandom(4).hex()}", self._client
-        )
+    def __init__(self, api: Api, namespace: str, name: str) -> None:
+        identity = f"{socket.gethostname()}_{os.getpid()}_{os.urandom(4).hex()}"
+        self._lock = _Lease(api, namespace, name, identity)
         self._leading = asyncio.Event()
 
     @property
@@ -71,21 +70,8 @@ class Leadership:
 
     async def end(self) -> None:
         """Gives the lease to whoever asks next. Every other task of this operator has ended by now."""
-        try:
-            if self._leading.is_set():
-                await self._release()
-        except (ApiError, aiohttp.ClientError, TimeoutError, OSError) as error:
-            logger.info("The lease was not given back and will run out", extra={"error": str(error)})
-        finally:
-            await self._client.close()
-
-    async def _release(self) -> None:
-        lease = await self._api.get(LEASES, self._lock.namespace, self._lock.name)
-        if lease is None or lease["spec"].get("holderIdentity") != self._lock.identity:
-            return
-        version = lease["metadata"]["resourceVersion"]
-        change = {"metadata": {"resourceVersion": version}, "spec": {"holderIdentity": None}}
-        await self._api.patch(LEASES, self._lock.namespace, self._lock.name, change)
+        if self._leading.is_set():
+            await self._lock.release()
 
     async def _start_leading(self) -> None:
         logger.info("This operator leads", extra={"identity": self._lock.identity})
@@ -95,27 +81,122 @@ class Leadership:
         self._leading.clear()
 
 
-class _Lease(LeaseLock):
-    """The library's lock, for which an API server that does not answer is a refusal and no end of the election."""
+class _Lease(BaseLock):
+    """The lock of the library's election, over the operator's own requests.
+
+    The library's own lock cannot create a Lease (37.0: its client refuses the call). An API server that does not answer
+    is a refusal here and no end of the election.
+    """
+
+    def __init__(self, api: Api, namespace: str, name: str) -> None:
+        identity = f"{socket.gethostname()}_{os.getpid()}_{os.urandom(4).hex()}"
+        self._lock = _Lease(api, namespace, name, identity)
+        self._leading = asyncio.Event()
+
+    @property
+    def leads(self) -> bool:
+        return self._leading.is_set()
+
+    async def run(self) -> None:
+        """Waits for the lease and keeps it; raises LeadershipLost when it cannot. Cancel it to stop taking part."""
+        config = Config(
+            self._lock, LEASE_SECONDS, RENEW_SECONDS, RETRY_SECONDS, self._start_leading, self._stop_leading
+        )
+        await LeaderElection(config).run()
+        raise LeadershipLost(f"lease {self._lock.namespace}/{self._lock.name} was not renewed for {RENEW_SECONDS} s")
+
+    async def while_leading(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Does the work once this operator leads."""
+        await self._leading.wait()
+        await work()
+
+    async def end(self) -> None:
+        """Gives the lease to whoever asks next. Every other task of this operator has ended by now."""
+        if self._leading.is_set():
+            await self._lock.release()
+
+    async def _start_leading(self) -> None:
+        logger.info("This operator leads", extra={"identity": self._lock.identity})
+        self._leading.set()
+
+    async def _stop_leading(self) -> None:
+        self._leading.clear()
+
+
+class _Lease(BaseLock):
+    """The lock of the library's election, over the operator's own requests: the library's lock for a Lease cannot create
+    one (37.0: its client refuses the call). An API server that does not answer is a refusal and no end of the election."""
+
+    def __init__(self, api: Api, namespace: str, name: str, identity: str) -> None:
+        super().__init__(name, namespace, identity)
+        self._api = api
+        self._read: dict[str, Any] = {}
+        """The lease as it was read or written last; a write is conditional on its version."""
 
     async def get(self, name: str, namespace: str) -> Any:
         try:
             async with asyncio.timeout(REQUEST_SECONDS):
-                return await super().get(name, namespace)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                lease = await self._api.get(LEASES, namespace, name)
+        except UNANSWERED as error:
             return False, ApiException(status=0, reason=f"{type(error).__name__}: {error}")
+        if lease is None:
+            missing = ApiException(status=404, reason="NotFound")
+            missing.body = '{"code": 404}'  # what the election looks at
+            return False, missing
+        self._read = lease
+        spec = lease.get("spec") or {}
+        duration = spec.get("leaseDurationSeconds")
+        return True, LeaderElectionRecord(
+            spec.get("holderIdentity") or None,
+            str(duration) if duration else None,
+            spec.get("acquireTime"),
+            spec.get("renewTime"),
+        )
 
     async def create(self, name: str, namespace: str, election_record: LeaderElectionRecord) -> bool:
-        return await _answered(super().create(name, namespace, election_record))
+        now = _now()
+        spec = {**_terms(self.identity), "acquireTime": now, "renewTime": now, "leaseTransitions": 0}
+        manifest = {
+            "apiVersion": LEASES.api_version,
+            "kind": LEASES.kind,
+            "metadata": {"name": name, "namespace": namespace},
+            "spec": spec,
+        }
+        return await _answered(self._api.create(LEASES, manifest))
 
     async def update(self, name: str, namespace: str, updated_record: LeaderElectionRecord) -> bool:
-        return await _answered(super().update(name, namespace, updated_record))
+        """Takes or renews the lease, unless it has another version by now."""
+        held, now = self._read.get("spec") or {}, _now()
+        spec = {**_terms(self.identity), "renewTime": now}
+        if held.get("holderIdentity") != self.identity:
+            spec |= {"acquireTime": now, "leaseTransitions": (held.get("leaseTransitions") or 0) + 1}
+        return await _answered(self._write(name, namespace, spec))
+
+    async def release(self) -> None:
+        """Leaves the lease to whoever asks next, if it is still this operator's."""
+        await self.get(self.name, self.namespace)
+        if (self._read.get("spec") or {}).get("holderIdentity") == self.identity:
+            await _answered(self._write(self.name, self.namespace, {"holderIdentity": None}))
+
+    async def _write(self, name: str, namespace: str, spec: dict[str, Any]) -> bool:
+        change = {"metadata": {"resourceVersion": self._read["metadata"]["resourceVersion"]}, "spec": spec}
+        self._read = await self._api.patch(LEASES, namespace, name, change)
+        return True
+
+
+def _terms(identity: str) -> dict[str, Any]:
+    return {"holderIdentity": identity, "leaseDurationSeconds": LEASE_SECONDS}
+
+
+def _now() -> str:
+    """Kubernetes' MicroTime."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 async def _answered(request: Awaitable[bool]) -> bool:
     try:
         async with asyncio.timeout(REQUEST_SECONDS):
             return await request
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+    except UNANSWERED as error:
         logger.warning("The lease cannot be written", extra={"error": f"{type(error).__name__}: {error}"})
         return False
