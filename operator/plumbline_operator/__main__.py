@@ -26,6 +26,7 @@ from plumbline_operator.queue import WorkQueue
 from plumbline_operator.reconcile import Reconciler
 from plumbline_operator.registry import JobRegistry
 from plumbline_operator.resources import JOBS, RUNTIMES, JobKey
+from plumbline_operator.seen import SeenVersions
 from plumbline_operator.status_pull import PULL_SECONDS, StatusPuller
 from plumbline_operator.watching import Watcher, audited, watch
 
@@ -106,7 +107,7 @@ async def run(options: argparse.Namespace) -> None:
     assert starting is not None
     configuration = await load_configuration(options.kubeconfig)
     jobs, activity, queue = JobRegistry(), WatchActivity(), WorkQueue[JobKey](expected=UNREACHABLE)
-    departed, children = DepartedPods(), ChildIndex()
+    departed, children, seen = DepartedPods(), ChildIndex(), SeenVersions()
     metrics = OperatorMetrics(jobs, queue, activity, options.metrics_jobs)
     api = Api(configuration, metrics.requested)
     puller = StatusPuller(
@@ -117,9 +118,9 @@ async def run(options: argparse.Namespace) -> None:
         pull_seconds=options.status_interval,
     )
     reconciler = Reconciler(
-        api, queue, jobs, puller, departed, children, metrics, progress_interval=options.progress_interval
+        api, queue, jobs, puller, departed, children, seen, metrics, progress_interval=options.progress_interval
     )
-    watcher = Watcher(queue, jobs, departed, children, activity)
+    watcher = Watcher(queue, jobs, departed, children, seen, activity)
     resources = audited(cluster_scope=not options.without_cluster_scope)
     audit = Audit(api, resources, options.namespace, watcher.concern, watcher.notice_listed)
     metrics.show_silent([*(resource.plural for resource in audit.resources), "audit"], audit.silent)

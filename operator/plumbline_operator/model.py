@@ -65,6 +65,8 @@ class Observed:
     """The world as one reconciliation sees it."""
 
     job: Mapping[str, Any]
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Resource versions of the job and its children, by uid; no decision depends on them."""
     snapshot: Mapping[str, Any] | None = None
     """The job's own snapshot ConfigMap."""
     runtime: Mapping[str, Any] | None = None

@@ -86,8 +86,10 @@ async def observe(
     hangs = silent_seconds >= SILENT_SECONDS or (report is not None and report.stall is not None)
     waiting = [pod for pod in ours if pod.phase == "Pending" and pod.scheduled]
     ending = [pod for pod in ours if pod.stopping and not pod.disruption] if _open_attempt(job) is not None else []
+    seen = [job, *pods, *services, *([snapshot] if snapshot is not None else [])]
     return Observed(
         job=job,
+        versions={item["metadata"]["uid"]: item["metadata"].get("resourceVersion", "") for item in seen},
         snapshot=snapshot,
         runtime=runtime,
         pods=ours,

@@ -22,6 +22,7 @@ from plumbline_operator.observe import observe
 from plumbline_operator.queue import WorkQueue
 from plumbline_operator.registry import JobRegistry
 from plumbline_operator.resources import JobKey
+from plumbline_operator.seen import SeenVersions
 from plumbline_operator.status_pull import StatusPuller
 
 MOST_ROUNDS = 8
@@ -41,6 +42,7 @@ class Reconciler:
         puller: StatusPuller,
         departed: DepartedPods,
         children: ChildIndex,
+        seen: SeenVersions,
         metrics: OperatorMetrics,
         *,
         progress_interval: float,
@@ -52,6 +54,7 @@ class Reconciler:
         self._puller = puller
         self._departed = departed
         self._children = children
+        self._seen = seen
         self._capacity = CapacityReader(api)
         self._event_budget = EventBudget()
         self._metrics = metrics
@@ -97,6 +100,7 @@ class Reconciler:
                 continue
             if decision.again:
                 continue
+            self._seen.store(key, observed.versions)
             if decision.requeue_after is not None:
                 self._queue.add_after(key, decision.requeue_after)
             return "settled"
@@ -123,6 +127,7 @@ class Reconciler:
         self._registry.remove(key)
         self._puller.forget(key)
         self._departed.forget(key)
+        self._seen.forget(key)
         self._event_budget.forget(key)
         self._queue.forget(key)
         self._status_written.pop(key, None)

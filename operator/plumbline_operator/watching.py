@@ -34,6 +34,7 @@ from plumbline_operator.resources import (
     JobKey,
     Resource,
 )
+from plumbline_operator.seen import SeenVersions
 
 _POD_NAME_PARTS = 3
 """Parts that a pod's name has after the job's: role, attempt, index."""
@@ -54,12 +55,14 @@ class Watcher:
         jobs: JobRegistry,
         departed: DepartedPods,
         children: ChildIndex,
+        seen: SeenVersions,
         activity: WatchActivity,
     ) -> None:
         self._queue = queue
         self._jobs = jobs
         self._departed = departed
         self._children = children
+        self._seen = seen
         self._activity = activity
 
     def concern(self, resource: Resource, document: Mapping[str, Any]) -> None:
@@ -76,6 +79,13 @@ class Watcher:
             owner = _owner(metadata)
             if owner is not None:
                 self._queue.add(owner)
+
+    def is_seen(self, resource: Resource, metadata: Mapping[str, Any]) -> bool:
+        """Whether the job that the object is, or belongs to, was decided on with it in this very version."""
+        if resource.kind in JOBS:
+            return self._seen.has(JobKey(resource.kind, metadata["namespace"], metadata["name"]), metadata)
+        owner = _owner(metadata)
+        return owner is not None and self._seen.has(owner, metadata)
 
     def notice_listed(self, resource: Resource, present: Sequence[Mapping[str, Any]]) -> None:
         """Queue the known jobs that are not among those that exist: nobody may have told of their deletion."""
@@ -135,7 +145,8 @@ class Watcher:
                 self.know(resource, document)
             elif resource == PODS and deleted:
                 self.remember(document)
-            self.concern(resource, document)
+            if deleted or not self.is_seen(resource, document["metadata"]):
+                self.concern(resource, document)
 
         register = kopf.on.event(
             resource.group, resource.version, resource.plural, registry=registry, id=f"watch-{resource.plural}"

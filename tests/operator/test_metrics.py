@@ -15,6 +15,7 @@ from plumbline_operator.metrics import OPERATOR_FAMILIES, OperatorMetrics, Watch
 from plumbline_operator.queue import WorkQueue
 from plumbline_operator.registry import JobRegistry
 from plumbline_operator.resources import JOBS, JobKey
+from plumbline_operator.seen import SeenVersions
 from plumbline_operator.watching import Watcher
 from tests.operator.job_documents import preference_job, stored
 from tests.operator.simulated_world import World
@@ -54,7 +55,7 @@ class Operator:
     def __init__(self, most_jobs: int = 1000) -> None:
         self.jobs = JobRegistry()
         queue = WorkQueue[JobKey]()
-        self.watcher = Watcher(queue, self.jobs, DepartedPods(), ChildIndex(), WatchActivity())
+        self.watcher = Watcher(queue, self.jobs, DepartedPods(), ChildIndex(), SeenVersions(), WatchActivity())
         self.metrics = OperatorMetrics(self.jobs, queue, WatchActivity(), most_jobs)
 
     def see(self, name: str = "tune", status: dict[str, Any] | None = None) -> None:

@@ -13,6 +13,7 @@ from plumbline_operator.metrics import WatchActivity
 from plumbline_operator.queue import WorkQueue
 from plumbline_operator.registry import JobRegistry
 from plumbline_operator.resources import EVENTS, PODS, PREFERENCE_JOBS, RLVR_JOBS, JobKey
+from plumbline_operator.seen import SeenVersions
 from plumbline_operator.watching import Watcher, kopf_settings
 
 
@@ -20,7 +21,8 @@ class Setting:
     def __init__(self) -> None:
         self.queue: WorkQueue[JobKey] = WorkQueue()
         self.jobs = JobRegistry()
-        self.watcher = Watcher(self.queue, self.jobs, DepartedPods(), ChildIndex(), WatchActivity())
+        self.seen = SeenVersions()
+        self.watcher = Watcher(self.queue, self.jobs, DepartedPods(), ChildIndex(), self.seen, WatchActivity())
 
 
 @pytest.fixture
@@ -54,3 +56,21 @@ def test_kopf_never_gives_up_a_stream_however_long_the_api_server_is_down() -> N
     backoffs = kopf_settings().networking.error_backoffs
     assert sum(itertools.islice(backoffs, 300)) > 3600  # type: ignore[arg-type]
     assert max(itertools.islice(backoffs, 300)) <= 15, "each request begins anew"  # type: ignore[arg-type]
+
+
+def version(number: str, **labels: str) -> dict[str, Any]:
+    return {"namespace": "team", "name": "tune", "uid": "u", "resourceVersion": number, "labels": labels}
+
+
+async def test_a_version_that_was_decided_on_is_no_news_and_any_other_is(setting: Setting) -> None:
+    key = JobKey("PreferenceJob", "team", "tune")
+    labels = {"plumbline.dev/kind": "PreferenceJob", "plumbline.dev/job-name": "tune"}
+    setting.seen.store(key, {"u": "7"})
+    assert setting.watcher.is_seen(PREFERENCE_JOBS, version("7"))
+    assert setting.watcher.is_seen(PODS, version("7", **labels))
+    assert not setting.watcher.is_seen(PODS, version("8", **labels))
+    assert not setting.watcher.is_seen(PODS, {**version("7", **labels), "uid": "of-another"})
+    assert not setting.watcher.is_seen(RLVR_JOBS, version("7"))
+    assert not setting.watcher.is_seen(PODS, version("7"))
+    setting.seen.forget(key)
+    assert not setting.watcher.is_seen(PREFERENCE_JOBS, version("7"))
