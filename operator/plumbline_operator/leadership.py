@@ -88,45 +88,6 @@ class _Lease(BaseLock):
     is a refusal here and no end of the election.
     """
 
-    def __init__(self, api: Api, namespace: str, name: str) -> None:
-        identity = f"{socket.gethostname()}_{os.getpid()}_{os.urandom(4).hex()}"
-        self._lock = _Lease(api, namespace, name, identity)
-        self._leading = asyncio.Event()
-
-    @property
-    def leads(self) -> bool:
-        return self._leading.is_set()
-
-    async def run(self) -> None:
-        """Waits for the lease and keeps it; raises LeadershipLost when it cannot. Cancel it to stop taking part."""
-        config = Config(
-            self._lock, LEASE_SECONDS, RENEW_SECONDS, RETRY_SECONDS, self._start_leading, self._stop_leading
-        )
-        await LeaderElection(config).run()
-        raise LeadershipLost(f"lease {self._lock.namespace}/{self._lock.name} was not renewed for {RENEW_SECONDS} s")
-
-    async def while_leading(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Does the work once this operator leads."""
-        await self._leading.wait()
-        await work()
-
-    async def end(self) -> None:
-        """Gives the lease to whoever asks next. Every other task of this operator has ended by now."""
-        if self._leading.is_set():
-            await self._lock.release()
-
-    async def _start_leading(self) -> None:
-        logger.info("This operator leads", extra={"identity": self._lock.identity})
-        self._leading.set()
-
-    async def _stop_leading(self) -> None:
-        self._leading.clear()
-
-
-class _Lease(BaseLock):
-    """The lock of the library's election, over the operator's own requests: the library's lock for a Lease cannot create
-    one (37.0: its client refuses the call). An API server that does not answer is a refusal and no end of the election."""
-
     def __init__(self, api: Api, namespace: str, name: str, identity: str) -> None:
         super().__init__(name, namespace, identity)
         self._api = api
