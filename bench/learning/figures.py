@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +61,9 @@ class Panel:
     title: str
     y: str
     lines: list[Line]
-    x: str = "completions sampled"
+    x: str = "completions learnt from"
     limits: tuple[float, float] | None = (0.0, 1.0)
     """Of the y axis; None takes what the lines need."""
-
-    labels: dict[str, str] = field(default_factory=dict)
 
 
 def draw(panels: Sequence[Panel], path: Path, columns: int = 2) -> None:
@@ -75,19 +73,15 @@ def draw(panels: Sequence[Panel], path: Path, columns: int = 2) -> None:
         figure, axes = pyplot.subplots(
             rows, columns, figsize=(PANEL[0] * columns, PANEL[1] * rows), squeeze=False, layout="constrained"
         )
-        for place, panel in zip(_places(axes), panels, strict=False):
+        for place, panel in zip(axes.flat, panels, strict=False):
             _draw_panel(place, panel)
-        for place in list(_places(axes))[len(panels) :]:
+        for place in axes.flat[len(panels) :]:
             place.set_axis_off()
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
         pyplot.close(figure)
     text = path.read_text(encoding="utf-8")
     path.write_text("\n".join(line.rstrip() for line in text.splitlines()) + "\n", encoding="utf-8")
-
-
-def _places(axes: Any) -> Iterable[Any]:
-    return axes.flat
 
 
 def _draw_panel(place: Any, panel: Panel) -> None:

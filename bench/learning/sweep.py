@@ -21,7 +21,7 @@ NAMED = ("grpo", "drGrpo", "dapo", "rloo", "ppo")
 FAMILIES = ("passAtK", "cispo", "selfEvolving")
 """One method of each family that suits every task."""
 
-MAIN_TASKS = ("arithmetic", "chain-sum", "programs", "number-sorting")
+MAIN_TASKS = ("arithmetic", "number-sorting", "programs", "chain-sum")
 PROBES = {("arithmetic", "grpo"), ("arithmetic", "passAtK"), ("number-sorting", "grpo"), ("number-sorting", "passAtK")}
 """Runs after which every held-out prompt is sampled, for pass@k."""
 
