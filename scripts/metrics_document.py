@@ -58,7 +58,7 @@ held-out ones start with `evaluation/`. A job shows those of its method: at most
 
 END = """## Bounds
 
-A trainer shows at most 64 metrics of training, so a pod has some 150 series. The operator shows some 25 series for each
+A trainer shows at most 64 metrics of training, so a pod has some 150 series. The operator shows some 30 series for each
 job that has any, and about 200 of its own. Reasons, phases, conditions and states come from closed lists. No label
 holds anything that users write but names of jobs, objects, reward components and categories of their rows.
 """

@@ -74,9 +74,9 @@ def fleet() -> dashboard.Dashboard:
                     lines(
                         "GPU time by state",
                         Query(
-                            f"sum by (state) (max by ({JOB}, state)"
-                            f" (rate(plumbline_job_state_seconds_total{IN_NAMESPACE}[$__rate_interval]))"
-                            f" * on ({JOB}) group_left {WEIGHT})",
+                            f"clamp_min(sum by (state) (max by ({JOB}, state)"
+                            f" (deriv(plumbline_job_state_seconds{IN_NAMESPACE}[$__rate_interval]))"
+                            f" * on ({JOB}) group_left {WEIGHT}), 0)",
                             "{{state}}",
                         ),
                         description="GPUs in each state; a job without GPUs counts as one.",
@@ -173,6 +173,6 @@ def _jobs(title: str, phases: str, color: str) -> Panel:
 
 
 def _weighted(states: str) -> str:
-    """GPU seconds a second in these states, over an hour."""
-    rate = f'rate(plumbline_job_state_seconds_total{{{states},job_namespace=~"$namespace"}}[1h])'
-    return f"sum(sum by ({JOB}) (max by ({JOB}, state) ({rate})) * on ({JOB}) {WEIGHT})"
+    """GPU seconds in these states within an hour."""
+    spent = f'delta(plumbline_job_state_seconds{{{states},job_namespace=~"$namespace"}}[1h])'
+    return f"sum(sum by ({JOB}) (max by ({JOB}, state) ({spent})) * on ({JOB}) {WEIGHT})"

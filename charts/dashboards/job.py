@@ -111,7 +111,7 @@ class JobPanels:
             ),
             bars(
                 "Where the time went",
-                Query(self.told("state_seconds_total", by="state"), "{{state}}"),
+                Query(self.told("state_seconds", by="state"), "{{state}}"),
                 unit="s",
                 description="Since the job was created; it adds up to the clock.",
             ),

@@ -12,14 +12,18 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from plumbline_api.conditions import Phase
+from plumbline_api.status import StateTime
 from plumbline_operator.resources import JobKey
 
 JOB_LABELS = ("job_kind", "job_namespace", "job_name")
 
 FINISHED = (Phase.COMPLETE, Phase.FAILED)
+
+STATES: tuple[str, ...] = get_args(StateTime.model_fields["state"].annotation)
+"""States of the ledger. Each has a series from the first entry on, so that its first seconds are seen as a change."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +67,9 @@ JOB_FAMILIES = (
     ),
     Family(
         "plumbline_job_state_seconds",
-        "Time that the job has spent in each state, from status.usage.states; times plumbline_job_gpus it is GPU time.",
+        "Time that the job has spent in each state, from status.usage.states; times plumbline_job_gpus it is GPU time."
+        " No counter: what was productive becomes redone when a crash takes it back.",
         (*JOB_LABELS, "state"),
-        "counter",
     ),
     Family("plumbline_job_cost", "What the job cost so far, at the runtime's prices.", (*JOB_LABELS, "currency")),
 )
@@ -106,6 +110,7 @@ def figures_of(job: Mapping[str, Any]) -> JobFigures:
     status: Mapping[str, Any] = job.get("status") or {}
     progress = status.get("progress") or {}
     usage = status.get("usage") or {}
+    spent = {_word(entry["state"]): entry["seconds"] for entry in usage.get("states", [])}
     reference = (job.get("spec") or {}).get("runtimeRef")
     return JobFigures(
         phase=_word(status.get("phase") or Phase.PENDING.value),
@@ -127,9 +132,7 @@ def figures_of(job: Mapping[str, Any]) -> JobFigures:
             for condition in status.get("conditions", [])
             if condition["status"] in ("True", "False")
         ),
-        state_seconds=tuple(
-            (_word(entry["state"]), entry["seconds"]) for entry in usage.get("states", []) if entry["seconds"] > 0
-        ),
+        state_seconds=tuple({**dict.fromkeys(STATES, 0.0), **spent}.items()) if spent else (),
     )
 
 

@@ -27,7 +27,7 @@ from plumbline_operator.resources import JOBS, JobKey
 DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 MOST_JOBS = 1000
-"""Jobs with series of their own: about 25 each. Sums over all jobs do not depend on it."""
+"""Jobs with series of their own: about 30 each. Sums over all jobs do not depend on it."""
 
 RECONCILE_SECONDS = Family(
     "plumbline_operator_reconcile_duration_seconds",

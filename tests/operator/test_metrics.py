@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from plumbline_operator.child_index import ChildIndex
 from plumbline_operator.departed import DepartedPods
-from plumbline_operator.job_metrics import JOB_FAMILIES, JobFigures, figures_of, shown_jobs
+from plumbline_operator.job_metrics import JOB_FAMILIES, STATES, JobFigures, figures_of, shown_jobs
 from plumbline_operator.metrics import OPERATOR_FAMILIES, OperatorMetrics, WatchActivity
 from plumbline_operator.queue import WorkQueue
 from plumbline_operator.registry import JobRegistry
@@ -93,8 +93,9 @@ def test_a_job_s_series_are_its_stored_status() -> None:
         of("failures"): 1,
         of("checkpoint_timestamp_seconds"): 1893456020,
         of("goodput_ratio"): 0.75,
-        of("state_seconds_total", state="queued"): 10,
-        of("state_seconds_total", state="productive"): 30,
+        **{of("state_seconds", state=state): 0 for state in STATES},
+        of("state_seconds", state="queued"): 10,
+        of("state_seconds", state="productive"): 30,
         of("cost", currency="EUR"): 12.5,
     }
 
@@ -175,7 +176,7 @@ def test_series_of_a_job_are_few() -> None:
         {"type": f"Type{number}", "status": "True", "reason": "Accepted", "lastTransitionTime": ""}
         for number in range(12)
     ]
-    states = [{"state": f"state{number}", "seconds": 1.0, "gpuSeconds": 1.0} for number in range(10)]
+    states = [{"state": state, "seconds": 1.0, "gpuSeconds": 1.0} for state in STATES]
     operator.see(status={**STATUS, "conditions": conditions, "usage": {**STATUS["usage"], "states": states}})
     assert len(operator.series()) <= 40
 
