@@ -55,8 +55,10 @@ def test_a_rule_repeats_at_once_what_would_have_failed(namespace: Namespace) -> 
 def test_pods_that_do_not_come_together_give_their_nodes_back(namespace: Namespace) -> None:
     def life(document: Any) -> PodLife:
         labels = document["metadata"]["labels"]
-        short = labels["plumbline.dev/rank"] == "1" and labels["plumbline.dev/attempt"] == "1"
-        return PodLife(unschedulable="0/1 nodes are available") if short else PodLife(run_seconds=1)
+        if labels["plumbline.dev/attempt"] != "1":
+            return PodLife()
+        short = labels["plumbline.dev/rank"] == "1"
+        return PodLife(unschedulable="0/1 nodes are available") if short else PodLife(exit_code=None)
 
     namespace.pods_do(life)
     policy = {"pendingTimeoutSeconds": 1, "backoffLimit": 0, "backoff": {"initialSeconds": 1, "maxSeconds": 1}}
