@@ -112,25 +112,31 @@ class StallWatchdog:
         self._idle = _Idle()
         self._stall: StallReport | None = None
         self._asked_to_stop = False
+        self._hears_signals = False
+        self._timer_works = _has_descriptor(self._log)
         self._signals, self._woken_by = socket.socketpair()
         self._woken_by.setblocking(False)
         self._thread = threading.Thread(target=self._run, name="stall-watchdog", daemon=True)
 
     def start(self) -> None:
-        """Main thread only. A handler runs in the main thread, which may hang; the number of a signal that has a
-        handler is written to a socket in any case."""
-        signal.set_wakeup_fd(self._woken_by.fileno(), warn_on_full_buffer=False)
+        """Starts watching. From the main thread, requests to stop are heard as well: a handler runs in that thread,
+        which may hang; the number of a signal that has a handler is written to a socket in any case."""
+        if threading.current_thread() is threading.main_thread():
+            signal.set_wakeup_fd(self._woken_by.fileno(), warn_on_full_buffer=False)
+            self._hears_signals = True
         self._thread.start()
 
     def close(self) -> None:
-        """Stops watching. Main thread only."""
+        """Stops watching. To be called by the thread that called `start`."""
         self._closing = True
-        signal.set_wakeup_fd(-1)
+        if self._hears_signals:
+            signal.set_wakeup_fd(-1)
         self._woken_by.close()
         if self._thread.is_alive():
             self._thread.join()
         self._signals.close()
-        faulthandler.cancel_dump_traceback_later()
+        if self._timer_works:
+            faulthandler.cancel_dump_traceback_later()
 
     def _run(self) -> None:
         last = time.monotonic()
@@ -181,10 +187,20 @@ class StallWatchdog:
         return stall
 
     def _set_timer_ahead(self, deadline: float | None, idle: float) -> None:
+        if not self._timer_works:
+            return
         if deadline is None or self._stall is not None:
             faulthandler.cancel_dump_traceback_later()
         else:
             faulthandler.dump_traceback_later(deadline - idle + 5 * TICK_SECONDS, file=self._log)
+
+
+def _has_descriptor(stream: TextIO) -> bool:
+    """Whether the stream is a file of the system, as `faulthandler` needs it."""
+    try:
+        return stream.fileno() >= 0
+    except (OSError, ValueError):
+        return False
 
 
 def stall_text(stall: StallReport) -> str:
