@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,9 @@ class Run:
         model, optimizer = (copy.deepcopy(owner.state_dict()) for owner in (self.task.model, self.optimizer))
         return Checkpoint(state, tensors, model, optimizer)
 
+    def close(self) -> None:
+        self.task.close()
+
     def resume(self, saved: Checkpoint) -> None:
         self.task.model.load_state_dict(saved.model)
         self.optimizer.load_state_dict(copy.deepcopy(saved.optimizer))
@@ -201,24 +205,25 @@ def whole(
     def config(**training: Any) -> TrainerConfig:
         return write_job(folder, model, patch, {"steps": STEPS, **training})
 
-    run = Run(config())
-    run.step(0)
-    gradient, saved = run.gradient(), run.checkpoint()
-    for step in range(1, STEPS):
-        run.step(step)
-    return WholeRun(config, gradient, saved, run.weights())
+    with closing(Run(config())) as run:
+        run.step(0)
+        gradient, saved = run.gradient(), run.checkpoint()
+        for step in range(1, STEPS):
+            run.step(step)
+        return WholeRun(config, gradient, saved, run.weights())
 
 
 def test_gradients_do_not_depend_on_the_micro_batches(whole: WholeRun) -> None:
-    one_by_one = Run(whole.config(microBatchSize=1))
-    one_by_one.accumulate(0)
+    with closing(Run(whole.config(microBatchSize=1))) as run:
+        run.accumulate(0)
+        one_by_one = run.gradient()
     assert whole.gradient.isfinite().all()
-    torch.testing.assert_close(one_by_one.gradient(), whole.gradient, atol=2e-7, rtol=2e-4)
+    torch.testing.assert_close(one_by_one, whole.gradient, atol=2e-7, rtol=2e-4)
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(whole: WholeRun) -> None:
-    resumed = Run(whole.config())
-    resumed.resume(whole.saved)
-    for step in range(1, STEPS):
-        resumed.step(step)
-    assert torch.equal(resumed.weights(), whole.weights)
+    with closing(Run(whole.config())) as run:
+        run.resume(whole.saved)
+        for step in range(1, STEPS):
+            run.step(step)
+        assert torch.equal(run.weights(), whole.weights)
