@@ -7,7 +7,7 @@ import json
 import multiprocessing
 import re
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
@@ -24,7 +24,7 @@ from plumbline_crds.manifest import KINDS, custom_resource_definition
 from tests.operator.chart_roles import grant_chart_roles
 from tests.operator.job_documents import RUNTIME
 from tests.operator.live_cluster import GROUP, eventually
-from tests.operator.simulated_kubelet import NODE, PodLife, SimulatedKubelet
+from tests.operator.simulated_kubelet import PodLife, SimulatedKubelet
 
 CONTROLLERS = "serviceaccount,serviceaccount-token,garbagecollector,namespace"
 """What a job depends on; the other controllers would only take processor time from what is measured."""
@@ -127,14 +127,14 @@ def _kubelet(directory: str, server: str, bind_pods: bool, serving: Event, stops
     """The process of the simulated kubelets."""
     plane = ControlPlane(directory)
     plane.server = server
-    kubelet = SimulatedKubelet(plane)
-    if bind_pods:
+    kubelet = SimulatedKubelet(plane) if bind_pods else None
+    if kubelet is not None:
         for number in range(64):
             kubelet.policy(LONG.format(number), lambda _: PodLife(exit_code=None))
         kubelet.policy(SHORT, lambda _: PodLife(run_seconds=RUN_SECONDS))
         kubelet.start()
     asyncio.run(_answer_for_trainers(serving, stops))
-    if bind_pods:
+    if kubelet is not None:
         kubelet.stop()
 
 
@@ -169,11 +169,3 @@ def report(step: int) -> dict[str, Any]:
         "stepSeconds": 1.25,
         "metrics": [{"name": f"metric/{number}", "value": step + number / 7} for number in range(16)],
     }
-
-
-def node_name() -> str:
-    return NODE
-
-
-def is_job_pod(document: Mapping[str, Any]) -> bool:
-    return "plumbline.dev/job-name" in (document["metadata"].get("labels") or {})
