@@ -49,6 +49,7 @@ def test_dashboards_have_their_own_ids_and_sensible_panels() -> None:
             assert position["x"] + position["w"] <= 24
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("query", queries(), ids=str)
 def test_every_query_returns_data(seen: tuple[WatchedRun, Answers], query: PanelQuery) -> None:
     if query.expression.startswith(ONLY_WITH_A_GPU) or ONLY_WITH_AN_API_SERVER in query.expression:
@@ -60,6 +61,7 @@ def test_every_query_returns_data(seen: tuple[WatchedRun, Answers], query: Panel
     assert all(labels <= set(one["metric"]) for one in series), "the legend names labels that the result does not have"
 
 
+@pytest.mark.slow
 def test_a_scrape_shows_what_the_documentation_lists(seen: tuple[WatchedRun, Answers]) -> None:
     """Names, types and labels; the control-plane tests do the same with an operator that has an API server."""
     text = DOCUMENT.read_text()
@@ -87,6 +89,7 @@ def test_a_scrape_shows_what_the_documentation_lists(seen: tuple[WatchedRun, Ans
             assert (type_, labels) in (documented, (documented[0], set())), name
 
 
+@pytest.mark.slow
 def test_promtool_finds_nothing_to_improve_in_the_names(seen: tuple[WatchedRun, Answers]) -> None:
     run, _ = seen
     texts = {**run.texts, "operator": _text(run.port)}
