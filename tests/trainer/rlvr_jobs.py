@@ -18,6 +18,9 @@ from plumbline_api.methods.shaping.family import Shaping
 
 WORDS = ["<bos>", "<eos>", "<unk>", *"abcdefgh", *"0123", "Hint:", "answer", "is"]
 
+END = 1
+"""The token that ends a text."""
+
 ROWS = [
     {
         "prompt": f"{first} {second}",
@@ -64,23 +67,26 @@ def write_words(directory: Path) -> int:
     return len(words)
 
 
+def llama(size: int) -> LlamaConfig:
+    """A Llama of two small layers for `size` words."""
+    return LlamaConfig(
+        vocab_size=size,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+        bos_token_id=0,
+        eos_token_id=END,
+        pad_token_id=END,
+    )
+
+
 def write_model(directory: Path) -> None:
-    """A random Llama of two layers with these words."""
+    """That Llama with random weights that depend on nothing, and the tokenizer."""
     size = write_words(directory)
     torch.manual_seed(0)
-    LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=size,
-            hidden_size=16,
-            intermediate_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            max_position_embeddings=64,
-            bos_token_id=0,
-            eos_token_id=1,
-            pad_token_id=1,
-        )
-    ).save_pretrained(directory)
+    LlamaForCausalLM(llama(size)).save_pretrained(directory)
 
 
 def around(member: type[Family], values: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
+from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from plumbline_api.contract import TrainerConfig
 from plumbline_api.status import CheckpointStatus
@@ -18,31 +18,15 @@ from plumbline_trainer.tasks.build import build_task
 from plumbline_trainer.tasks.phases import count_as, timed
 from plumbline_trainer.tasks.rlvr import build
 from plumbline_trainer.tasks.rlvr_metrics import generation_metrics
-from tests.trainer.rlvr_jobs import write_job, write_words
+from tests.trainer.rlvr_jobs import llama, write_job, write_model, write_words
 from tests.trainer.toy_program import Child
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     directory = tmp_path_factory.mktemp("model")
-    size = write_words(directory)
-    torch.manual_seed(0)
-    LlamaForCausalLM(llama(size)).save_pretrained(directory)
+    write_model(directory)
     return directory
-
-
-def llama(size):
-    return LlamaConfig(
-        vocab_size=size,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=64,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=1,
-    )
 
 
 @pytest.fixture

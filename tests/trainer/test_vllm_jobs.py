@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer
 
 from plumbline_api.contract import TrainerConfig
 from plumbline_trainer.distributed import Ranks
@@ -25,33 +25,16 @@ from plumbline_trainer.stopping import StopRequest
 from plumbline_trainer.tasks.build import build_task
 from plumbline_trainer.tasks.data_sets import open_renderer
 from plumbline_trainer.tasks.rlvr import RLVRTask, build, stop_tokens
-from tests.trainer.rlvr_jobs import PARAMETERS, write_job, write_words
+from tests.trainer.rlvr_jobs import END, PARAMETERS, write_job, write_model
 from tests.trainer.rlvr_rank import start_rank
 from tests.trainer.toy_program import Child
 from tests.trainer.vllm_server import VllmServer, serving, stream_of
-
-END = 1
-"""The end token of the model."""
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("model")
-    size = write_words(directory)
-    torch.manual_seed(0)
-    LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=size,
-            hidden_size=16,
-            intermediate_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            max_position_embeddings=64,
-            bos_token_id=0,
-            eos_token_id=END,
-            pad_token_id=END,
-        )
-    ).save_pretrained(directory)
+    write_model(directory)
     return directory
 
 
