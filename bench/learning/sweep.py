@@ -45,19 +45,19 @@ def plan() -> list[Planned]:
     """All runs, the most important ones first: an interrupted sweep has something of everything."""
     first, others = SEEDS[:1], SEEDS[1:]
     sums, gym_and_code = MAIN_TASKS[:1], MAIN_TASKS[1:]
-    return [
+    ordered = [
         *_runs(sums, (*NAMED, *FAMILIES), SEEDS),
         *_runs(sums, ("grpo-two-groups", "copo-two-groups"), SEEDS),
-        *_runs(gym_and_code[:1], NAMED, first),
+        *_runs(gym_and_code[:2], NAMED[:1], first),
         *_runs(("tails",), ("grpo", "drGrpo"), SEEDS),
-        *_runs(sums, ("clean-sgd", "noisy-sgd", "backwardCorrection"), SEEDS),
-        *_runs(gym_and_code[1:], NAMED, first),
-        *_runs(sums, ("dapo-static",), SEEDS),
+        *_runs(gym_and_code, NAMED, first),
+        *_runs(sums, ("dapo-static", "clean-sgd", "noisy-sgd", "backwardCorrection"), SEEDS),
         *_runs(gym_and_code, NAMED, others),
         *_runs(("tails",), ("linearLength",), SEEDS),
         *_runs(gym_and_code, FAMILIES, SEEDS),
         *_runs(sums, ("opo", "gspo", "copo", "grpo-noisy"), SEEDS),
     ]
+    return list(dict.fromkeys(ordered))
 
 
 def _runs(tasks: Iterable[str], methods: Sequence[str], seeds: Sequence[int]) -> list[Planned]:
