@@ -7,6 +7,7 @@ the client's release does not know. Login, TLS, token renewal and connection poo
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,6 +18,9 @@ from kubernetes.aio.client import ApiClient, Configuration
 from plumbline_operator.resources import CHILDREN_MANAGER, PODS, STATUS_MANAGER, Resource
 
 REQUEST_TIMEOUT_SECONDS = 15.0
+
+APPLY = "application/apply-patch+yaml; charset=utf-8"
+"""With a parameter, which the server ignores and for which the library sends the text as it is."""
 
 Manifest = dict[str, Any]
 RequestObserver = Callable[[str, str, str, float], None]
@@ -85,15 +89,14 @@ class Api:
         metadata = manifest["metadata"]
         path = resource.path(metadata.get("namespace"), metadata["name"])
         query = {"fieldManager": CHILDREN_MANAGER, "force": "true"}
-        return await self._json("PATCH", resource, path, query, manifest, "application/apply-patch+yaml", verb="apply")
+        return await self._json("PATCH", resource, path, query, manifest, APPLY, verb="apply")
 
     async def apply_status(self, resource: Resource, manifest: Manifest) -> Manifest:
         """Server-side apply of a job's status; 404 if the job is gone, 409 if it is another or a newer one."""
         metadata = manifest["metadata"]
         path = resource.path(metadata["namespace"], metadata["name"], "status")
         query = {"fieldManager": STATUS_MANAGER, "force": "true"}
-        content_type = "application/apply-patch+yaml"
-        return await self._json("PATCH", resource, path, query, manifest, content_type, verb="apply_status")
+        return await self._json("PATCH", resource, path, query, manifest, APPLY, verb="apply_status")
 
     async def patch(self, resource: Resource, namespace: str, name: str, change: Manifest) -> Manifest:
         """JSON merge patch; 409 when `change` names another uid or version than the object has."""
@@ -196,7 +199,7 @@ class Api:
             path,
             query_params=[(name, value) for name, value in (query or {}).items() if value is not None],
             header_params={"Accept": accept or "application/json", "Content-Type": content_type},
-            body=body,
+            body=yaml_text(body) if content_type == APPLY and body is not None else body,
             auth_settings=["BearerToken"],
         )
         started = time.monotonic()
@@ -215,6 +218,21 @@ class Api:
         if not 200 <= response.status <= 299:
             raise _error_of(response.status, data)
         return data
+
+
+def yaml_text(manifest: Manifest) -> str:
+    """The manifest as YAML that is JSON too, where possible.
+
+    The API server reads a patch to apply as YAML, which knows no escapes of halves of a character, as JSON has them for
+    everything beyond the basic plane: those characters stand as they are. Line breaks that only YAML takes for such and
+    characters that YAML allows nowhere are escaped; halves without a partner are no text, and are replaced.
+    """
+    text = json.dumps(manifest, ensure_ascii=False)
+    return _ESCAPED_IN_YAML.sub(lambda match: f"\\u{ord(match.group()):04x}", _HALVES.sub("\ufffd", text))
+
+
+_HALVES = re.compile("[\ud800-\udfff]")
+_ESCAPED_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 
 
 async def read_bounded(content: aiohttp.StreamReader, most_bytes: int) -> bytes:
