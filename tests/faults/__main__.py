@@ -13,13 +13,14 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from bench.machine import commit, describe_machine, load_average
 from cluster.bare import BareCluster
 from scripts.deployment import ROOT, Cluster, build_images, install_operator, trainer_image
 from tests.faults.cases import faults
 from tests.faults.recording import record
-from tests.faults.report import replace_part, table
+from tests.faults.report import replace_part, table, with_rows
 from tests.faults.run import Verdict, prepared_scene, run_faults
 
 BAR_SECONDS = 5.0
@@ -28,7 +29,9 @@ BAR_SECONDS = 5.0
 def main() -> int:
     """Exit code 0 where every fault got its reason, in time."""
     parser = argparse.ArgumentParser(prog="tests.faults", description=__doc__)
-    parser.add_argument("--only", nargs="*", default=[], help="names of faults (default: all)")
+    parser.add_argument(
+        "--only", nargs="*", default=[], help="names of faults whose rows are measured anew (default: all)"
+    )
     parser.add_argument("--record", action="store_true", help="record pods, events and nodes for tests/operator")
     parser.add_argument("--output", type=Path, default=ROOT / "bench" / "results" / "faults.json")
     options = parser.parse_args()
@@ -49,20 +52,21 @@ def main() -> int:
     finally:
         if status.returncode:
             subprocess.run([sys.executable, "-m", "cluster", "down"], cwd=ROOT, check=True)
-    document = {
+    document: dict[str, Any] = {
         "machine": str(describe_machine()),
         "commit": commit(),
         "loadBefore": load,
         "seconds": seconds,
         "barSeconds": BAR_SECONDS,
-        "faults": [asdict(verdict) for verdict in verdicts],
+        "faults": [asdict(verdict) | {"commit": commit()} for verdict in verdicts],
     }
+    if options.only and options.output.exists():
+        document = with_rows(json.loads(options.output.read_text()), document["faults"])
     options.output.write_text(json.dumps(document, indent=1) + "\n")
-    if not options.only:
-        page = ROOT / "docs" / "diagnosis.md"
-        replace_part(page, "faults", table(document))
-        for name, text in scene.printed.items():
-            replace_part(page, name, f"```\n{text.rstrip()}\n```\n")
+    page = ROOT / "docs" / "diagnosis.md"
+    replace_part(page, "faults", table(document))
+    for name, text in scene.printed.items():
+        replace_part(page, name, f"```\n{text.rstrip()}\n```\n")
     return _summary(verdicts)
 
 

@@ -110,6 +110,7 @@ class StallWatchdog:
         self._log = log or sys.stderr
         self._closing = False
         self._idle = _Idle()
+        self._since = datetime.now(UTC)
         self._stall: StallReport | None = None
         self._asked_to_stop = False
         self._hears_signals = False
@@ -158,15 +159,16 @@ class StallWatchdog:
         activity = self._board.activity()
         deadline = stall_deadline(activity.state, activity.step_seconds, self._given)
         mark = progress_mark(activity.state, activity.step_seconds, activity.progress_at, self._stop.polled_at)
+        if mark != self._idle.mark:
+            self._since = datetime.now(UTC) - timedelta(seconds=max(0.0, now - mark))
         idle = self._idle.tick(mark, now, gap)
-        since = datetime.now(UTC) - timedelta(seconds=max(0.0, now - mark))
         if deadline is None or idle < deadline:
             if self._stall is not None:
                 self._console.event("stall", "the run makes progress again")
             self._stall = None
         elif self._stall is None:
-            self._stall = self._found(activity.state, since, deadline)
-        self._board.watched(since, deadline, self._stall)
+            self._stall = self._found(activity.state, self._since, deadline)
+        self._board.watched(self._since, deadline, self._stall)
         self._set_timer_ahead(deadline, idle)
 
     def _found(self, state: State, since: datetime, deadline: float) -> StallReport:
