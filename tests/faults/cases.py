@@ -221,11 +221,11 @@ def faults(image: str) -> list[Fault]:
         ),
         Fault(
             "late-peer",
-            "rank 1 of two is frozen (SIGSTOP); COLLECTIVE_TIMEOUT_SECONDS is 10",
+            "rank 1 of two is frozen (SIGSTOP); COLLECTIVE_TIMEOUT_SECONDS is 40",
             "CollectiveTimeout",
             example("dpo", "late-peer", *PAIR, "spec.runtimeRef={kind: TrainerRuntime, name: impatient}"),
             _freeze,
-            needs=[runtime("impatient", image, env=[{"name": "COLLECTIVE_TIMEOUT_SECONDS", "value": "10"}])],
+            needs=[runtime("impatient", image, env=[{"name": "COLLECTIVE_TIMEOUT_SECONDS", "value": "40"}])],
         ),
         Fault(
             "lost-peer",
