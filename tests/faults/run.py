@@ -24,6 +24,7 @@ from tests.faults.scene import CLAIM, Scene
 from tests.faults.timeline import Timeline
 
 SMALL_MEGABYTES = 4
+ENDED_BY_THE_OPERATOR = ("Stalled", "DeadlineExceeded")
 PATIENCE_SECONDS = 700
 """For one fault, of which most is waiting for room on the nodes."""
 
@@ -139,7 +140,9 @@ def _verdict(scene: Scene, fault: Fault) -> Verdict:
         reason=reason,
         message=message[:600],
         right=reason == fault.reason and fault.says in message,
-        seconds_after_end=_delay(scene, fault) if fault.tells == "lastFailure" else None,
+        seconds_after_end=None
+        if fault.tells == "PodsReady" or reason in ENDED_BY_THE_OPERATOR
+        else _delay(scene, fault),
         log_tail_characters=len(found.get("logTail", "")),
     )
 
