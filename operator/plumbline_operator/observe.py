@@ -135,15 +135,15 @@ async def _by_name(
 
 
 def _expected_pods(job: Mapping[str, Any]) -> list[str]:
-    """Pods that the open attempt has or is to have."""
-    attempt = _open_attempt(job)
-    if attempt is None:
+    """Pods that the last attempt has, is to have, or may have left behind: a dead stream must not hide one of them."""
+    attempts = read_status(job).attempts
+    if not attempts:
         return []
     try:
         replicas = Resources.model_validate((job.get("spec") or {}).get("resources") or {}).replicas
     except ValueError:
         return []  # the spec is checked elsewhere, and nothing is started from one that is invalid
-    return [pod_name(job["metadata"]["name"], attempt.number, rank) for rank in range(replicas)]
+    return [pod_name(job["metadata"]["name"], attempts[-1].number, rank) for rank in range(replicas)]
 
 
 def _belongs(child: Mapping[str, Any], uid: str) -> bool:
