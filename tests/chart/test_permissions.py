@@ -104,7 +104,8 @@ NEEDED = [
 ]  # fmt: skip
 CLUSTER_WIDE = [
     *[(verb, "clustertrainerruntimes.plumbline.dev") for verb in ("get", "list", "watch")],
-    ("get", "nodes"), ("list", "nodes"),
+    ("get", "nodes"),
+    ("list", "nodes"),
 ]
 FORBIDDEN = [
     ("get", "secrets"), ("list", "secrets"), ("create", "secrets"),

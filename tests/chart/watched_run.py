@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -109,14 +110,13 @@ class WatchedRun:
 
     def follow(self) -> None:
         """Plays the operator until both trainers have ended."""
+        self.broken.now = datetime.now(UTC)
         self.broken.run_all()
         self.broken.end_pod("broken-trainer-1-0", 65)
         self._reconcile(JobKey("PreferenceJob", NAMESPACE, "broken"), self.broken)
-        clock = time.monotonic()
         while running := [trainer for trainer in self.trainers if trainer.process.poll() is None]:
-            passed, clock = time.monotonic() - clock, time.monotonic()
             for trainer in running:
-                trainer.world.pass_time(passed)
+                trainer.world.now = datetime.now(UTC)
                 report = trainer.report()
                 if report is not None and report.step > 0:
                     self.texts[trainer.key.kind] = trainer.metrics()
@@ -162,6 +162,7 @@ class WatchedRun:
             process = subprocess.Popen(command, stdout=log, stderr=log)
         make = preference_job if kind == "PreferenceJob" else rlvr_job
         world = World(make(name, NAMESPACE), PRICED)
+        world.now = datetime.now(UTC)  # the trainers' own clock: their reports say when what happened
         world.run_all()
         return Trainer(JobKey(kind, NAMESPACE, name), port, process, world)
 
