@@ -114,9 +114,9 @@ def _run(scene: Scene, fault: Fault) -> Verdict:
         scene.keep_printed(fault.job)
     after = "" if verdict.seconds_after_end is None else f", {verdict.seconds_after_end:.1f} s after the pod's end"
     print(f"{'ok   ' if verdict.right else 'WRONG'} {fault.name}: {verdict.reason}{after}", flush=True)
-    if fault.tells == "lastFailure":
-        plural = "preferencejob" if fault.job["kind"] == "PreferenceJob" else "rlvrjob"
-        scene.kubectl("patch", plural, fault.name, "--type=merge", "-p", '{"spec":{"runPolicy":{"suspend":true}}}')
+    # gives its place on the nodes to the others
+    plural = "preferencejob" if fault.job["kind"] == "PreferenceJob" else "rlvrjob"
+    scene.kubectl("patch", plural, fault.name, "--type=merge", "-p", '{"spec":{"runPolicy":{"suspend":true}}}')
     return verdict
 
 
