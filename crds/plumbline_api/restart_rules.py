@@ -71,7 +71,7 @@ class RestartRule(ApiModel):
         ),
         Rule(
             field("action").is_in(["RestartJob", "RestartRole"]).when(has("countsTowardsLimit")),
-            "countsTowardsLimit needs action RestartJob or RestartRole: what is ignored, fails or is suspended never counts",
+            "countsTowardsLimit needs action RestartJob or RestartRole: nothing else could count",
             path="countsTowardsLimit",
         ),
     )

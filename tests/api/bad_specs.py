@@ -449,7 +449,7 @@ BAD_SPECS = (
             ]
         },
         "spec.runPolicy.restartRules[1].countsTowardsLimit",
-        "countsTowardsLimit needs action RestartJob or RestartRole: what is ignored, fails or is suspended never counts",
+        "countsTowardsLimit needs action RestartJob or RestartRole: nothing else could count",
         "rule",
     ),
     BadSpec(

@@ -53,9 +53,9 @@ def stall_finding(
         if report.stall is not None:
             left = (given or 0.0) - (now - report.stall.since).total_seconds()
             return (_said(gang, report.stall, log_tails), None) if left <= 0 else (None, left)
-        left = _left_of_shorter(report, given, now)
-        if left is not None:
-            return (_overdue(gang, given), None) if left <= 0 else (None, left)
+        shortened = _left_of_shorter(report, given, now)
+        if shortened is not None:
+            return (_overdue(gang, given), None) if shortened <= 0 else (None, shortened)
         return None, max(SILENT_SECONDS, _next_look(report, given, now))
     if report is None:
         answered = gang.attempt.to_step is not None

@@ -81,13 +81,14 @@ class ServedWeights:
 
     def confirm(self, poll: Callable[[], None] = lambda: None) -> None:
         """Raises `InfrastructureError` where the server says that it has other weights than it was given."""
-        if not isinstance(self._sync, Reload) or self._served is None or not self._reports_version:
+        served = self._served
+        if not isinstance(self._sync, Reload) or served is None or not self._reports_version:
             return
-        absent = {status: lambda reply: self._served for status in _UNKNOWN_PATH}
+        absent = {status: lambda reply: served for status in _UNKNOWN_PATH}
         [version] = self._server.run([Call("/weight_info", read=_version, unless=absent)], poll)
-        if version != self._served:
+        if version != served:
             raise InfrastructureError(
-                f"{self._server.url} has the weights {version!r} and not {self._served!r}: it was started anew, or "
+                f"{self._server.url} has the weights {version!r} and not {served!r}: it was started anew, or "
                 "somebody else changes its weights"
             )
 
