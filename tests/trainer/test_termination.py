@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from plumbline_api.conditions import Reason
 from plumbline_api.contract import EXIT_REASONS, PRECISE_REASONS, ExitCode, TerminationMessage
 from plumbline_api.status import MetricValue
 from plumbline_trainer import failures
