@@ -4,7 +4,8 @@
 |---|---|
 | tiny | the project's tiny model (examples/tiny-model) |
 | tails | the tiny model after a short warm-up on answers with tails |
-| others | the same architecture, warmed up from random weights on the task's demonstrations, with their tokenizer |
+| columns | the same architecture and a tokenizer of its own, from random weights, on two tasks of reasoning-gym |
+| programs | the same, on programs |
 
 All are made by the trainer itself, by PreferenceJobs with the objective `sft`.
 """
@@ -13,13 +14,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from bench.learning.corpora import MADE, corpus, with_tails
+from bench.learning.corpora import MADE, corpus, with_tails, write_rows
 from bench.learning.jobs import Place, content_digest
 from bench.learning.tasks import TASKS, Task
 from bench.learning.training import Trainer
@@ -30,7 +32,7 @@ SEED = 0
 """Of rows and base models; runs have seeds of their own."""
 
 TINY_MODEL = ROOT / "examples" / "tiny-model"
-_STEPS = {"tails": 120, "chain-sum": 800, "number-sorting": 400, "programs": 300}
+_STEPS = {"tails": 120, "columns": 1000, "programs": 300}
 """Of the warm-ups, 64 rows each."""
 
 _FROM_RANDOM: dict[str, Any] = {
@@ -148,6 +150,13 @@ def _warm_up(base: str, settings: dict[str, Any], start: Path, demonstrations: P
 
 
 def _write_rows(folder: Path, tiny_data: Path) -> None:
+    shown: dict[str, list[dict[str, Any]]] = {}
     for name, make in MADE.items():
-        corpus(make(SEED), SEED).write(folder / name)
+        made = corpus(make(SEED), SEED)
+        made.write(folder / name)
+        shown.setdefault(TASKS[name].base, []).extend(made.demonstrations)
+    for base, rows in shown.items():
+        random.Random(f"{SEED} {base}").shuffle(rows)
+        (folder / base).mkdir(exist_ok=True)
+        write_rows(folder / base / "demonstrations.jsonl", rows)
     with_tails(tiny_data, SEED).write(folder / "tails")

@@ -6,8 +6,7 @@ right now and then, which is what reinforcement learning can find and strengthen
 
 | task | the demonstrations' mistake |
 |---|---|
-| chain_sum | columns are worked without carry, the smaller digit always taken from the larger one |
-| number_sorting | the numbers stay in the order given |
+| chain_sum, decimal_chain_sum | no carry, and the smaller digit is always taken from the larger one |
 | programs | parentheses are forgotten |
 | tails | the carry is forgotten; the answer is followed by any number of dots |
 """
@@ -49,13 +48,13 @@ PROGRAM_INPUTS = (1, 2, 5, 11)
 
 GYM_CONFIGS = {
     "chain_sum": {"min_terms": 2, "max_terms": 2, "min_digits": 2, "max_digits": 2},
-    "number_sorting": {
-        "min_numbers": 3,
-        "max_numbers": 3,
-        "min_decimals": 0,
-        "max_decimals": 0,
-        "min_value": 10.0,
-        "max_value": 99.0,
+    "decimal_chain_sum": {
+        "min_terms": 2,
+        "max_terms": 2,
+        "min_digits": 1,
+        "max_digits": 1,
+        "min_decimal_places": 1,
+        "max_decimal_places": 1,
     },
 }
 LEVEL = "level"
@@ -105,12 +104,12 @@ def read_rows(path: Path) -> list[Row]:
 
 def chain_sums(seed: int) -> list[Problem]:
     """Sums and differences of two numbers of two digits."""
-    return [_chain_sum(row) for row in _gym("chain_sum", seed)]
+    return [_chain_sum(row, "{}{}") for row in _gym("chain_sum", seed)]
 
 
-def sorted_numbers(seed: int) -> list[Problem]:
-    """Three numbers to be sorted up or down."""
-    return [_sorted(row) for row in _gym("number_sorting", seed)]
+def decimal_chain_sums(seed: int) -> list[Problem]:
+    """Sums and differences of two numbers of a digit, a point and a digit."""
+    return [_chain_sum(row, "{}.{}") for row in _gym("decimal_chain_sum", seed)]
 
 
 def programs(seed: int) -> list[Problem]:
@@ -155,7 +154,7 @@ def with_tails(data: Path, seed: int) -> Corpus:
 
 MADE: dict[str, Callable[[int], list[Problem]]] = {
     "chain-sum": chain_sums,
-    "number-sorting": sorted_numbers,
+    "decimal-chain-sum": decimal_chain_sums,
     "programs": programs,
 }
 """Problems by task."""
@@ -205,21 +204,19 @@ def _mixed(problems: Sequence[Problem], draw: random.Random) -> list[Problem]:
     return mixed
 
 
-def _chain_sum(row: Row) -> Problem:
-    found = re.search(r": (\d)(\d) ([-+]) (\d)(\d) =", row["prompt"])
+def _chain_sum(row: Row, form: str) -> Problem:
+    """`form` writes a number from its two columns."""
+    found = re.search(r": (\d)\.?(\d) ([-+]) (\d)\.?(\d) =", row["prompt"])
     assert found is not None
-    tens, ones, other_tens, other_ones = (int(found[group]) for group in (1, 2, 4, 5))
+    left, right, other_left, other_right = (int(found[group]) for group in (1, 2, 4, 5))
     if found[3] == "+":
-        careless = 10 * (tens + other_tens) + (ones + other_ones) % 10
+        columns = (left + other_left, (right + other_right) % 10)
     else:
-        careless = 10 * abs(tens - other_tens) + abs(ones - other_ones)
-    return Problem(row["prompt"], row["answer"], str(careless), _gym_columns(row))
-
-
-def _sorted(row: Row) -> Problem:
-    found = re.search(r"order: ([-\d., ]+)\n", row["prompt"])
-    assert found is not None
-    return Problem(row["prompt"], row["answer"], str(found[1].split(", ")), _gym_columns(row))
+        columns = (abs(left - other_left), abs(right - other_right))
+    careless = form.format(*columns)
+    if "." not in form:
+        careless = str(int(careless))  # no zero in front
+    return Problem(row["prompt"], row["answer"], careless, _gym_columns(row))
 
 
 def _gym_columns(row: Row) -> Row:

@@ -21,8 +21,8 @@ NAMED = ("grpo", "drGrpo", "dapo", "rloo", "ppo")
 FAMILIES = ("passAtK", "cispo", "selfEvolving")
 """One method of each family that suits every task."""
 
-MAIN_TASKS = ("arithmetic", "number-sorting", "programs", "chain-sum")
-PROBES = {("arithmetic", "grpo"), ("arithmetic", "passAtK"), ("number-sorting", "grpo"), ("number-sorting", "passAtK")}
+MAIN_TASKS = ("arithmetic", "chain-sum", "decimal-chain-sum", "programs")
+PROBES = {("arithmetic", "grpo"), ("arithmetic", "passAtK"), ("chain-sum", "grpo"), ("chain-sum", "passAtK")}
 """Runs after which every held-out prompt is sampled, for pass@k."""
 
 PROBE_SAMPLES = 16

@@ -36,18 +36,19 @@ class Task:
     """How often, besides the one before training."""
 
 
-def _gym(name: str, max_prompt_tokens: int, max_completion_tokens: int, steps: int) -> Task:
-    task = name.replace("_", "-")
+def _gym(name: str, max_prompt_tokens: int, max_completion_tokens: int) -> Task:
     rewards: list[Spec] = [{"name": "solved", "verifier": {"reasoningGym": {"partialCredit": False}}}]
-    return Task(task, f"reasoning-gym {name}", task, rewards, max_prompt_tokens, max_completion_tokens, steps)
+    return Task(
+        name.replace("_", "-"), f"reasoning-gym {name}", "columns", rewards, max_prompt_tokens, max_completion_tokens
+    )
 
 
 TASKS = {
     task.name: task
     for task in (
         Task("arithmetic", "sums", "tiny", [{"name": "correct", "verifier": {"numeric": {}}}], 32, 8),
-        _gym("chain_sum", 32, 8, 80),
-        _gym("number_sorting", 160, 24, 60),
+        _gym("chain_sum", 32, 8),
+        _gym("decimal_chain_sum", 32, 8),
         Task(
             "programs",
             "programs",

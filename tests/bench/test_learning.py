@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from math import comb
 from pathlib import Path
@@ -20,7 +19,6 @@ from bench.learning.corpora import (
     Problem,
     corpus,
     programs,
-    sorted_numbers,
     with_tails,
     write_rows,
 )
@@ -58,8 +56,8 @@ def test_most_problems_have_room_for_the_mistake_and_their_demonstrations_often_
 
 
 def test_the_same_seed_gives_the_same_rows(corpora: dict[str, Corpus]) -> None:
-    assert corpus(MADE["number-sorting"](0), 0) == corpora["number-sorting"]
-    assert corpus(MADE["number-sorting"](1), 0) != corpora["number-sorting"]
+    assert corpus(MADE["chain-sum"](0), 0) == corpora["chain-sum"]
+    assert corpus(MADE["chain-sum"](1), 0) != corpora["chain-sum"]
 
 
 def test_right_programs_pass_their_tests_and_careless_ones_fail_them() -> None:
@@ -83,7 +81,7 @@ def test_answers_and_mistakes_score_as_they_should_in_reasoning_gym() -> None:
     from plumbline_trainer.rewards.verifiers.reasoning_gym import reasoning_gym_score
 
     verify = reasoning_gym_score(ReasoningGymScore(partial_credit=False), None)
-    for name in ("chain-sum", "number-sorting"):
+    for name in ("chain-sum", "decimal-chain-sum"):
         for problem in MADE[name](0)[:40]:
             row = problem.row
             assert verify(row["prompt"], problem.answer, problem.answer, row) == 1
@@ -91,11 +89,20 @@ def test_answers_and_mistakes_score_as_they_should_in_reasoning_gym() -> None:
             assert careless == float(problem.answer == problem.careless)
 
 
-def test_sorting_leaves_numbers_in_order_where_it_is_careless() -> None:
-    for problem in sorted_numbers(0)[:20]:
-        numbers = [float(number) for number in json.loads(problem.careless.replace("'", '"'))]
-        assert str(numbers[0]) in problem.prompt
-        assert sorted(numbers) == sorted(float(number) for number in json.loads(problem.answer.replace("'", '"')))
+def test_columns_without_carry_and_borrow() -> None:
+    found = {problem.prompt.split(": ")[1]: problem for make in MADE.values() for problem in make(0)[:4000]}
+    sums = {prompt: problem for prompt, problem in found.items() if prompt.endswith("=")}
+    for prompt, problem in sums.items():
+        left, operation, right, _ = prompt.split()
+        expected = float(left) + float(right) if operation == "+" else float(left) - float(right)
+        assert float(problem.answer) == pytest.approx(expected)
+        if operation == "+":
+            lost = 10 if "." not in left else 1
+            assert float(problem.careless) == pytest.approx(expected if _adds_plainly(left, right) else expected - lost)
+
+
+def _adds_plainly(left: str, right: str) -> bool:
+    return int(left[-1]) + int(right[-1]) < 10
 
 
 def test_tails_follow_demonstrated_answers_only(tmp_path: Path) -> None:
