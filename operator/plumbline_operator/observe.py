@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from typing import Any
 
 import aiohttp
@@ -28,7 +29,7 @@ from plumbline_operator.decide.draft import read_status
 from plumbline_operator.decide.stall import SILENT_SECONDS
 from plumbline_operator.departed import DepartedPods
 from plumbline_operator.model import Observed, PodEvent, ServiceView
-from plumbline_operator.pods import PREFLIGHT_CONTAINER, TRAINER_CONTAINER, PodView, read_pod
+from plumbline_operator.pods import PREFLIGHT_CONTAINER, TRAINER_CONTAINER, PodView, parse_time, read_pod
 from plumbline_operator.resources import (
     ATTEMPT_LABEL,
     CONFIG_MAPS,
@@ -48,6 +49,7 @@ MOST_SINGLE_READS = 8
 """Pods that are read one by one; of more a list is cheaper."""
 LOG_TAIL_LINES = 60
 LOG_TIMEOUT_SECONDS = 4.0
+CLOCKS_DIFFER = timedelta(seconds=5)
 
 logger = logging.getLogger(__name__)
 
@@ -184,12 +186,26 @@ async def _events(api: Api, namespace: str, pods: list[PodView], narrower: str =
     """Newest first."""
     found: list[tuple[str, PodEvent]] = []
     for pod in pods[:8]:
-        fields = f"involvedObject.kind=Pod,involvedObject.uid={pod.uid}{narrower}"
+        fields = f"involvedObject.kind=Pod,involvedObject.name={pod.name}{narrower}"
         for event in await api.list(EVENTS, namespace, fields=fields):
+            if not is_about(event, pod):
+                continue
             time = event.get("lastTimestamp") or event.get("eventTime") or ""
             told = PodEvent(pod.name, pod.uid, event.get("reason") or "", event.get("message") or "")
             found.append((time, told))
     return tuple(told for _, told in sorted(found, key=lambda pair: pair[0], reverse=True))
+
+
+def is_about(event: Mapping[str, Any], pod: PodView) -> bool:
+    """Whether an event about a pod of this name is about this very pod.
+
+    The taint manager names no uid. Its events count from the deletion on that they tell of.
+    """
+    uid = event["involvedObject"].get("uid")
+    if uid:
+        return bool(uid == pod.uid)
+    told = parse_time(event.get("lastTimestamp") or event.get("eventTime"))
+    return told is not None and pod.deletion_requested is not None and told >= pod.deletion_requested - CLOCKS_DIFFER
 
 
 async def _log_tails(

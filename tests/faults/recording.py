@@ -20,7 +20,7 @@ def record(scene: Scene, faults: Sequence[Fault], folder: Path) -> None:
     nodes = {node["metadata"]["name"]: _node(node) for node in scene.cluster.get("nodes")["items"]}
     for fault in faults:
         pods = [
-            pod for pod in scene.timeline.pods(fault.name)
+            pod for pod in scene.pods_then.get(fault.name, [])
             if pod["metadata"]["labels"]["plumbline.dev/attempt"] == "1"
         ]  # fmt: skip
         if not pods:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import tempfile
 import uuid
@@ -109,6 +110,7 @@ def _run(scene: Scene, fault: Fault) -> Verdict:
             wait_until(f"{fault.name} to be explained", lambda: _explained(scene, fault), PATIENCE_SECONDS, 0.1)
     except Exception as error:  # one fault that does not come about must not hide what became of the others
         print(f"{fault.name}: {error}", flush=True)
+    scene.pods_then[fault.name] = copy.deepcopy(scene.timeline.pods(fault.name))
     verdict = _verdict(scene, fault)
     if fault.shown:
         scene.keep_printed(fault.job)

@@ -31,6 +31,8 @@ class Scene:
     timeline: Timeline
     printed: dict[str, str] = field(default_factory=dict)
     """What kubectl printed about some jobs, by job."""
+    pods_then: dict[str, list[Manifest]] = field(default_factory=dict)
+    """The pods of each job when its fault was told: what the operator did with them afterwards is another matter."""
 
     def keep_printed(self, job: Manifest) -> None:
         """Keeps what `kubectl get` and `kubectl describe` print about a job now, without its spec."""

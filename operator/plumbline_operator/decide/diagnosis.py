@@ -140,8 +140,14 @@ class _Case:
 
     @property
     def names_own_fault(self) -> bool:
-        """Whether the exit code tells of something that the pod did itself, whatever happened to it besides."""
-        return self.exit_code in _OWN_FAULT_CODES
+        """Whether it ended by itself, whatever happened to it besides: its exit code says so, or it was deleted only
+        afterwards."""
+        return self.exit_code in _OWN_FAULT_CODES or self._ended_before_deletion
+
+    @property
+    def _ended_before_deletion(self) -> bool:
+        finished, requested = self.container.finished if self.container else None, self.pod.deletion_requested
+        return finished is not None and requested is not None and finished < requested
 
     @property
     def precise_reason(self) -> Reason | None:
