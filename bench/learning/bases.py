@@ -150,13 +150,14 @@ def _warm_up(base: str, settings: dict[str, Any], start: Path, demonstrations: P
 
 
 def _write_rows(folder: Path, tiny_data: Path) -> None:
-    shown: dict[str, list[dict[str, Any]]] = {}
+    shared: dict[str, list[dict[str, Any]]] = {}
     for name, make in MADE.items():
         made = corpus(make(SEED), SEED)
         made.write(folder / name)
-        shown.setdefault(TASKS[name].base, []).extend(made.demonstrations)
-    for base, rows in shown.items():
+        if TASKS[name].base != name:
+            shared.setdefault(TASKS[name].base, []).extend(made.demonstrations)
+    for base, rows in shared.items():
         random.Random(f"{SEED} {base}").shuffle(rows)
-        (folder / base).mkdir(exist_ok=True)
+        (folder / base).mkdir()
         write_rows(folder / base / "demonstrations.jsonl", rows)
     with_tails(tiny_data, SEED).write(folder / "tails")
