@@ -17,6 +17,8 @@ from tests.e2e.containers import processes_of
 from tests.faults.timeline import Manifest, Timeline
 
 CLAIM = "plumbline-demo"
+LONGEST_LINE = 280
+"""Characters of a line that the documentation shows."""
 
 
 @dataclass
@@ -41,7 +43,8 @@ class Scene:
         table = self.kubectl("get", short, name)
         described = self.kubectl("describe", short, name)
         head, _, rest = described.partition("\nSpec:\n")
-        status = rest.partition("\nStatus:\n")[2]
+        lines = rest.partition("\nStatus:\n")[2].splitlines()
+        status = "\n".join(line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]} [...]" for line in lines)
         kept = "\n".join(line for line in head.splitlines() if line.startswith(("Name:", "Kind:")))
         first, second = f"$ kubectl get {short} {name}\n{table}", f"$ kubectl describe {short} {name}\n{kept}"
         self.printed[name] = f"{first}\n{second}\n[...]\nStatus:\n{status}"
