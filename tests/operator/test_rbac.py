@@ -40,7 +40,7 @@ GRANTED: dict[str, tuple[str, ...]] = {
     "/events": ("list", "watch", "create"),
 }
 """What the operator may do where it serves, by group/resource: docs/operations.md says what for."""
-CLUSTER_WIDE: dict[str, tuple[str, ...]] = {"plumbline.dev/clustertrainerruntimes": READ, "/nodes": ("get",)}
+CLUSTER_WIDE: dict[str, tuple[str, ...]] = {"plumbline.dev/clustertrainerruntimes": READ, "/nodes": ("get", "list")}
 EVERYONE = {(f"authorization.k8s.io/selfsubject{what}reviews", "create") for what in ("access", "rules")}
 VERBS = (
     *READ,
@@ -168,7 +168,7 @@ def lease(name: str) -> dict[str, Any]:
         ("DELETE", "/api/v1/namespaces/test-0/configmaps/any"),
         ("DELETE", "/api/v1/namespaces/test-0/pods"),
         ("PATCH", "/api/v1/nodes/simulated"),
-        ("GET", "/api/v1/nodes"),
+        ("DELETE", "/api/v1/nodes/simulated"),
         ("POST", "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings"),
         ("DELETE", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/rlvrjobs.plumbline.dev"),
         ("GET", "/metrics"),

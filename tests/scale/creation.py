@@ -25,7 +25,7 @@ class Births:
     created: dict[str, float] = field(default_factory=dict)
     complete: dict[str, float] = field(default_factory=dict)
     pods: int = 0
-    """Pods that were ever seen; more than jobs would be duplicates."""
+    """Pods of these jobs that were ever seen; more than jobs would be duplicates."""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def latencies(self, names: Sequence[str]) -> list[float]:
@@ -51,10 +51,11 @@ async def watch_births(session: aiohttp.ClientSession, births: Births, watching:
             for line in lines:
                 if not line.startswith(b'{"type":"ADDED"'):
                     continue
-                births.pods += 1
                 name = json.loads(line)["object"]["metadata"]["labels"]["plumbline.dev/job-name"]
-                births.complete.setdefault(name, seen)
-                births.changed.set()
+                if name in births.created:
+                    births.pods += 1
+                    births.complete.setdefault(name, seen)
+                    births.changed.set()
 
 
 async def create_jobs(

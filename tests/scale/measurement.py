@@ -130,7 +130,9 @@ async def seed_jobs(world: ScaleWorld, directory: Path, jobs: int, say: Say) -> 
         say(f"{jobs} running jobs written in {time.monotonic() - started:.0f} s")
 
 
-async def measure_alive(world: ScaleWorld, directory: Path, workers: int, jobs: int, say: Say) -> Section:
+async def measure_alive(
+    world: ScaleWorld, directory: Path, workers: int, jobs: int, say: Say, *, steady_seconds: float = 20.0
+) -> Section:
     """An operator starts where thousands of jobs run, works on, is killed, and is started again."""
     starts = []
     steady: Section = {}
@@ -154,13 +156,13 @@ async def measure_alive(world: ScaleWorld, directory: Path, workers: int, jobs: 
             )
             say(f"start {start + 1}: converged over {jobs} jobs in {seconds:.1f} s, {starts[-1]}")
             if start == 0:
-                before, seconds = figures.writes(), 20.0
-                share = await asyncio.to_thread(figures.share_of_a_core, seconds)
+                before = figures.writes()
+                share = await asyncio.to_thread(figures.share_of_a_core, steady_seconds)
                 writes = sum((figures.writes() - before).values())
                 steady = {
-                    "seconds": seconds,
+                    "seconds": steady_seconds,
                     "share_of_a_core": round(share, 3),
-                    "writes_a_second": round(writes / seconds, 1),
+                    "writes_a_second": round(writes / steady_seconds, 1),
                     "resident_mebibytes": round(figures.resident_mebibytes(), 1),
                     "peak_mebibytes": round(figures.peak_mebibytes(), 1),
                 }

@@ -44,7 +44,7 @@ async def test_an_operator_that_starts_finds_running_jobs_and_changes_nothing(tm
         await seed_jobs(world, tmp_path, JOBS, say)
         world.stop_kubelet()
         world.start_kubelet(bind_pods=False)
-        alive = await measure_alive(world, tmp_path, WORKERS, JOBS, say)
+        alive = await measure_alive(world, tmp_path, WORKERS, JOBS, say, steady_seconds=2)
     finally:
         world.stop()
     assert alive["steady"]["peak_mebibytes"] < 250
