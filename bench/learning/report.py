@@ -100,16 +100,19 @@ def _silent(results: Results) -> str:
 
 
 def _lengths(results: Results) -> str:
-    header = ["dots behind wrong answers", "first tenth", "last half", "held-out tokens before", "after", "pass rate"]
+    header = ["dots behind wrong answers", "first tenth", "highest", "last tenth", "held-out pass rate after"]
     rows = []
     for name in ("grpo", "drGrpo", "linearLength"):
         runs = results.of("tails", name)
         if runs:
-            first = Spread.of(mean_of_curve(wrong_tails(one)[:2]) for one in runs).number(1)
-            last = Spread.of(mean_of_curve(wrong_tails(one)[10:]) for one in runs).number(1)
-            before = Spread.of(one.held_out_length[0][1] for one in runs).number(1)
-            after = Spread.of(one.held_out_length[-1][1] for one in runs).number(1)
-            rows.append([f"`{name}`", first, last, before, after, _cell(runs, lambda one: one.after)])
+            tails = [wrong_tails(one) for one in runs]
+            parts = (
+                [mean_of_curve(curve[:2]) for curve in tails],
+                [max(dots for dots in curve if dots is not None) for curve in tails],
+                [mean_of_curve(curve[-2:]) for curve in tails],
+            )
+            cells = [Spread.of(part).number(1) for part in parts]
+            rows.append([f"`{name}`", *cells, _cell(runs, lambda one: one.after)])
     return markdown(header, rows)
 
 
