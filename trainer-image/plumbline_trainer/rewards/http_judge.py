@@ -21,24 +21,19 @@ from plumbline_api.methods.verifiers.judges import ANSWER, COMPLETION, PROMPT, H
 from plumbline_trainer.failures import ConfigError
 from plumbline_trainer.rewards.pool import Outcome
 from plumbline_trainer.rewards.scoring import Sample
-
-RETRIED_STATUSES = frozenset({408, 425, 429, *range(500, 600)})
-"""Statuses after which the same request may succeed."""
+from plumbline_trainer.service_requests import (
+    RETRIED_STATUSES,
+    PassingFailure,
+    attempted,
+    beginning,
+    finished,
+    retry_after,
+)
 
 MAX_REPLY_BYTES = 2**20
 """More is no reply of a judge, and must not fill the trainer's memory."""
 
-_POLL_SECONDS = 0.1
 _PLACEHOLDER = re.compile("|".join(re.escape(name) for name in (PROMPT, COMPLETION, ANSWER)))
-
-
-class _Transient(Exception):
-    """An attempt failed in a way that may pass."""
-
-    def __init__(self, problem: str, wait: float = 0.0) -> None:
-        super().__init__(problem)
-        self.wait = wait
-        """Seconds that the server asked to wait."""
 
 
 class _Final(Exception):
@@ -77,22 +72,14 @@ class HttpJudgeComponent:
         slots = asyncio.Semaphore(self._judge.concurrency)
         limits = httpx2.Limits(max_connections=self._judge.concurrency)
         async with httpx2.AsyncClient(headers=self._headers, limits=limits, timeout=None) as client:
-            tasks = [asyncio.create_task(self._judged(client, slots, request)) for request in requests]
-            waiting = set(tasks)
-            try:
-                while waiting:
-                    poll()
-                    done, waiting = await asyncio.wait(
-                        waiting, timeout=_POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED
-                    )
-                    for task in done:
-                        for outcome in task.result():
-                            on_outcome(outcome)
-            finally:
-                for task in waiting:
-                    task.cancel()
-                await asyncio.gather(*waiting, return_exceptions=True)
-        return [outcome for task in tasks for outcome in task.result()]
+            judged = [self._judged(client, slots, request) for request in requests]
+
+            def settle(outcomes: list[Outcome]) -> None:
+                for outcome in outcomes:
+                    on_outcome(outcome)
+
+            found = await finished(judged, poll, settle)
+        return [outcome for outcomes in found for outcome in outcomes]
 
     async def _judged(
         self, client: httpx2.AsyncClient, slots: asyncio.Semaphore, samples: Sequence[Sample]
@@ -102,11 +89,15 @@ class HttpJudgeComponent:
             started = time.monotonic()
             try:
                 async with asyncio.timeout(self._timeout):
-                    scores = self._scores(await self._reply(client, self._body(samples)), len(samples))
+                    body = self._body(samples)
+                    reply = await attempted(
+                        lambda: self._attempt(client, body), self._judge.attempts, self._judge.backoff_seconds
+                    )
+                    scores = self._scores(reply, len(samples))
             except TimeoutError:
                 problem = f"the judge did not answer within {self._timeout:g} s"
                 return [Outcome(None, problem, timed_out=True, seconds=self._timeout)] * len(samples)
-            except (_Final, _Transient) as error:
+            except (_Final, PassingFailure) as error:
                 problem = self._without_secrets(str(error))
                 return [Outcome(None, problem, seconds=time.monotonic() - started)] * len(samples)
             seconds = (time.monotonic() - started) / len(samples)
@@ -118,35 +109,24 @@ class HttpJudgeComponent:
             text = text.replace(secret, "***")
         return text
 
-    async def _reply(self, client: httpx2.AsyncClient, body: Any) -> Any:
-        """The JSON document of the first attempt that brings one. Raises `_Final`, or `_Transient` of the last one."""
-        for attempt in range(1, self._judge.attempts + 1):
-            try:
-                return await self._attempt(client, body)
-            except _Transient as error:
-                if attempt == self._judge.attempts:
-                    raise
-                await asyncio.sleep(max(error.wait, self._judge.backoff_seconds * 2 ** (attempt - 1)))
-        raise AssertionError("the loop returns or raises")
-
     async def _attempt(self, client: httpx2.AsyncClient, body: Any) -> Any:
         try:
             async with client.stream("POST", self._judge.url, json=body) as response:
                 content = await _content(response)
         except httpx2.HTTPError as error:
-            raise _Transient(f"the judge could not be reached: {error or type(error).__name__}") from error
+            raise PassingFailure(f"the judge could not be reached: {error or type(error).__name__}") from error
         except httpx2.InvalidURL as error:
             raise _Final(f"the judge's URL is malformed: {error}") from error
         content = self._without_secrets(content)
         if response.status_code != 200:
-            problem = f"the judge answered with status {response.status_code}: {_beginning(content)}"
+            problem = f"the judge answered with status {response.status_code}: {beginning(content)}"
             if response.status_code in RETRIED_STATUSES:
-                raise _Transient(problem, _retry_after(response.headers))
+                raise PassingFailure(problem, retry_after(response.headers))
             raise _Final(problem)
         try:
             return json.loads(content)
         except ValueError:
-            raise _Transient(f"the judge's reply is no JSON: {_beginning(content)}") from None
+            raise PassingFailure(f"the judge's reply is no JSON: {beginning(content)}") from None
 
     def _body(self, samples: Sequence[Sample]) -> Any:
         chat = self._judge.chat_completions
@@ -181,12 +161,12 @@ class HttpJudgeComponent:
         try:
             return float(found or "")
         except ValueError:
-            raise _Final(f"the judge's reply holds no score: {_beginning(text)}") from None
+            raise _Final(f"the judge's reply holds no score: {beginning(text)}") from None
 
     def _outcome(self, score: Any, seconds: float) -> Outcome:
         if isinstance(score, bool) or not isinstance(score, (int, float)) or not math.isfinite(score):
             said = self._without_secrets(json.dumps(score))
-            return Outcome(None, f"the judge's score is {_beginning(said)}, not a number", seconds=seconds)
+            return Outcome(None, f"the judge's score is {beginning(said)}, not a number", seconds=seconds)
         low, high = self._judge.lowest, self._judge.highest
         if low is None or high is None:
             return Outcome(float(score), seconds=seconds)
@@ -232,28 +212,17 @@ async def _content(response: httpx2.Response) -> str:
     return content.decode(errors="replace")
 
 
-def _retry_after(headers: Mapping[str, str]) -> float:
-    """Seconds that the server asks to wait; dates are not read."""
-    text = headers.get("retry-after", "")
-    return float(text) if text.isdigit() else 0.0
-
-
 def _message(reply: Any) -> str:
     try:
         content = reply["choices"][0]["message"]["content"]
     except (KeyError, IndexError, TypeError):
         content = None
     if not isinstance(content, str):
-        raise _Final(f"the judge's reply is no chat completion: {_beginning(json.dumps(reply))}")
+        raise _Final(f"the judge's reply is no chat completion: {beginning(json.dumps(reply))}")
     return content
 
 
 def _member(reply: Any, name: str) -> Any:
     if not isinstance(reply, dict) or name not in reply:
-        raise _Final(f"the judge's reply has no {name}: {_beginning(json.dumps(reply))}")
+        raise _Final(f"the judge's reply has no {name}: {beginning(json.dumps(reply))}")
     return reply[name]
-
-
-def _beginning(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= 200 else line[:197] + "..."

@@ -17,22 +17,16 @@ import httpx2
 
 from plumbline_api.methods.rollout_engine import Vllm
 from plumbline_trainer.failures import ConfigError, InfrastructureError, TrainerFailure
+from plumbline_trainer.service_requests import (
+    RETRIED_STATUSES,
+    PassingFailure,
+    attempted,
+    beginning,
+    finished,
+    retry_after,
+)
 
 T = TypeVar("T")
-
-RETRIED_STATUSES = frozenset({408, 425, 429, *range(500, 600)})
-"""Statuses after which the same request may succeed."""
-
-_POLL_SECONDS = 0.1
-
-
-class _Transient(Exception):
-    """An attempt failed in a way that may pass."""
-
-    def __init__(self, problem: str, wait: float = 0.0) -> None:
-        super().__init__(problem)
-        self.wait = wait
-        """Seconds that the server asked to wait."""
 
 
 @dataclass(frozen=True)
@@ -107,42 +101,27 @@ class Server:
         slots = asyncio.Semaphore(most)
         limits = httpx2.Limits(max_connections=most, max_keepalive_connections=most)
         async with httpx2.AsyncClient(headers=self._headers, limits=limits, timeout=None) as client:
-            tasks = [asyncio.create_task(self._result(client, slots, call)) for call in calls]
-            waiting = set(tasks)
-            try:
-                while waiting:
-                    poll()
-                    done, waiting = await asyncio.wait(
-                        waiting, timeout=_POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED
-                    )
-                    for task in done:
-                        task.result()
-            finally:
-                for task in waiting:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
-        return [task.result() for task in tasks]
+            return await finished([self._result(client, slots, call) for call in calls], poll)
 
     async def _result(self, client: httpx2.AsyncClient, slots: asyncio.Semaphore, call: Call[T]) -> T:
         """The result of one call; time runs from when it has its turn."""
         limit = self._parameters.timeout_seconds
         async with slots:
-            problem = ""
+            problems = [""]
             try:
                 async with asyncio.timeout(limit):
-                    for attempt in range(1, self._parameters.attempts + 1):
-                        try:
-                            return await self._attempt(client, call)
-                        except _Transient as error:
-                            problem = str(error)
-                            if attempt < self._parameters.attempts:
-                                pause = self._parameters.backoff_seconds * 2 ** (attempt - 1)
-                                await asyncio.sleep(max(error.wait, pause))
+                    return await attempted(
+                        lambda: self._attempt(client, call),
+                        self._parameters.attempts,
+                        self._parameters.backoff_seconds,
+                        on_failure=lambda failure: problems.append(str(failure)),
+                    )
             except TimeoutError:
-                before = f"; before that: {problem}" if problem else ""
+                before = f"; before that: {problems[-1]}" if problems[-1] else ""
                 raise InfrastructureError(f"{self.url}{call.path}: no reply within {limit:g} s{before}") from None
-            attempts = "1 attempt" if self._parameters.attempts == 1 else f"{self._parameters.attempts} attempts"
-            raise InfrastructureError(f"{self.url}{call.path}: {problem} ({attempts})")
+            except PassingFailure as failure:
+                attempts = "1 attempt" if self._parameters.attempts == 1 else f"{self._parameters.attempts} attempts"
+                raise InfrastructureError(f"{self.url}{call.path}: {failure} ({attempts})") from failure
 
     async def _attempt(self, client: httpx2.AsyncClient, call: Call[T]) -> T:
         url = self.url + call.path
@@ -150,7 +129,7 @@ class Server:
         try:
             response = await client.request(method, url, json=call.body)
         except httpx2.HTTPError as error:
-            raise _Transient(f"the server could not be reached: {error or type(error).__name__}") from error
+            raise PassingFailure(f"the server could not be reached: {error or type(error).__name__}") from error
         except httpx2.InvalidURL as error:
             raise ConfigError(f"spec.rollout.engine.vllm.url: {url} is malformed: {error}") from error
         reply = Reply(url, response.status_code, response.text)
@@ -163,7 +142,7 @@ class Server:
             return meaning
         if reply.status in RETRIED_STATUSES:
             problem = f"the server answered with status {reply.status}: {message_in(reply.text)}"
-            raise _Transient(problem, _retry_after(response.headers))
+            raise PassingFailure(problem, retry_after(response.headers))
         if reply.status in (401, 403):
             raise reply.refused("; spec.rollout.engine.vllm.apiKeyVariable names the variable with the key")
         raise reply.refused()
@@ -183,15 +162,3 @@ def message_in(text: str) -> str:
         if isinstance(error, str):
             return beginning(error)
     return beginning(text)
-
-
-def beginning(text: str) -> str:
-    """At most 300 characters of a text, on one line."""
-    line = " ".join(text.split())
-    return line if len(line) <= 300 else line[:297] + "..."
-
-
-def _retry_after(headers: Mapping[str, str]) -> float:
-    """Seconds that the server asks to wait; dates are not read."""
-    text = headers.get("retry-after", "")
-    return float(text) if text.isdigit() else 0.0
