@@ -30,7 +30,7 @@ async def attempted(
     backoff_seconds: float,
     on_failure: Callable[[PassingFailure], None] = lambda failure: None,
 ) -> T:
-    """The result of the first attempt that does not end with a `PassingFailure`; raises the last of `attempts` of these.
+    """The result of the first attempt that does not end with a `PassingFailure`; raises the last of `attempts`.
 
     The pause after a failure doubles from `backoff_seconds` on, and is as long as the server asked for if that is more.
     """
