@@ -53,7 +53,7 @@ def main() -> int:
 
 async def run_part(part: str, directory: Path, options: argparse.Namespace) -> dict[str, Any]:
     """One part in a control plane of its own, except that `alive` uses one that `seed` has left."""
-    world = ScaleWorld(directory)
+    world = ScaleWorld(directory, outlives_us=part == "seed")
     seeded = (directory / "seeded").exists()
     if part == "alive" and seeded:
         world.find()

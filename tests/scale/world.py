@@ -36,10 +36,11 @@ RUN_SECONDS = 1.0
 class ScaleWorld:
     """Everything but the operator."""
 
-    def __init__(self, directory: Path, namespaces: int = 4) -> None:
+    def __init__(self, directory: Path, namespaces: int = 4, *, outlives_us: bool = False) -> None:
+        """With `outlives_us` the control plane goes on when this process ends; another one finds it."""
         self.plane = ControlPlane(
             directory,
-            serving=Serving(detached=True),
+            serving=Serving(detached=outlives_us),
             extra=Extra(controller_manager=[f"--controllers={CONTROLLERS}"]),
             apiserver_flags=["--max-requests-inflight=800", "--max-mutating-requests-inflight=400"],
         )
