@@ -21,7 +21,7 @@ NAMED = ("grpo", "drGrpo", "dapo", "rloo", "ppo")
 FAMILIES = ("passAtK", "cispo", "selfEvolving")
 """One method of each family that suits every task."""
 
-MAIN_TASKS = ("arithmetic", "chain-sum", "decimal-chain-sum", "programs")
+MAIN_TASKS = ("arithmetic", "decimal-chain-sum", "programs", "chain-sum")
 PROBES = {("arithmetic", "grpo"), ("arithmetic", "passAtK"), ("chain-sum", "grpo"), ("chain-sum", "passAtK")}
 """Runs after which every held-out prompt is sampled, for pass@k."""
 
