@@ -63,7 +63,7 @@ def test_every_example_is_accepted(path: Path, server: LiveServer) -> None:
 
 
 def test_status_is_a_subresource_and_fills_the_columns(server: LiveServer) -> None:
-    document = valid("RLVRJob", {"metadata.name": "shown"})
+    document = valid("RLVRJob", {"metadata.name": "shown", "spec.scheduling": {"queue": "team-a"}})
     status = {
         "phase": "Running",
         "objective": "grpo",
@@ -100,7 +100,7 @@ def test_status_is_a_subresource_and_fills_the_columns(server: LiveServer) -> No
         "GPUS": 2,
         "RESTARTS": 1,
     }
-    assert wide == {"ETA": 60, "TOKENS/S": 9.5, "CHECKPOINT": 4, "REASON": "Training"}
+    assert wide == {"ETA": 60, "TOKENS/S": 9.5, "CHECKPOINT": 4, "QUEUE": "team-a", "REASON": "Training"}
     server.delete(document)
 
 

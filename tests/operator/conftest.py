@@ -8,7 +8,7 @@ import pytest
 
 from tests.operator.live_cluster import LiveCluster, Namespace, OperatorProcess, eventually
 
-NAMESPACES = 48
+NAMESPACES = 96
 
 
 @pytest.fixture(scope="session")
