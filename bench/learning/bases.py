@@ -112,7 +112,7 @@ class Bases:
         if not folder.exists():
             # the same tokenizer and architecture as the tiny model's, over other texts
             sys.path.insert(0, str(TINY_MODEL))
-            from make_tokenizer import write_untrained_model
+            from make_tokenizer import write_untrained_model  # type: ignore[import-not-found]
 
             partial = folder.with_suffix(".partial")
             write_untrained_model(demonstrations, partial, SEED)

@@ -179,7 +179,8 @@ def _program(first: str, a: int, second: str, b: int) -> Problem:
     right = outer.format(f"({inner})" if grouped else inner, b)
     wrong = outer.format(inner, b)
     prompt = f"Write f: {_OPERATIONS[first][0].format(a)}, then {_OPERATIONS[second][0].format(b)}."
-    outputs = [eval(right, {"x": x}) for x in PROGRAM_INPUTS]
+    function = eval(f"lambda x: {right}")
+    outputs = [function(x) for x in PROGRAM_INPUTS]
     # one test over all inputs: every test is a call into the sandbox
     test = f"assert [f(x) for x in {list(PROGRAM_INPUTS)}] == {outputs}"
     return Problem(prompt, f"def f(x): return {right}", f"def f(x): return {wrong}", {"tests": [test]})

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+from cycler import cycler
 
 matplotlib.use("svg")
 
@@ -16,7 +17,7 @@ from matplotlib import pyplot
 PANEL = (4.2, 2.9)
 """Width and height of a panel in inches."""
 
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "svg.hashsalt": "plumbline",
     "svg.fonttype": "none",
     "path.simplify": True,
@@ -29,7 +30,7 @@ _STYLE: dict[str, Any] = {
     "grid.color": "#dddddd",
     "legend.frameon": False,
     "legend.fontsize": 7,
-    "axes.prop_cycle": matplotlib.cycler(
+    "axes.prop_cycle": cycler(
         # Okabe and Ito's colours, which the colour-blind tell apart
         color=["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999"]
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def probe_held_out(document: dict[str, Any], samples: int) -> dict[str, Any]:
     config = config_of_manifest({**document, "spec": trained}, "probe")
     spec = spec_of(config)
     renderer = open_renderer(config)
-    _, held_out = load_data_sets(config, lambda *a, **k: load_prompts(*a, spec=spec, renderer=renderer, **k))
+    _, held_out = load_data_sets(config, partial(load_prompts, spec=spec, renderer=renderer))
     assert held_out is not None
     device = select_device()
     model = load_policy(config.paths.model, dtype=spec.model.dtype, device=device, activation_checkpointing=False)

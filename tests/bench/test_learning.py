@@ -36,8 +36,13 @@ from plumbline_trainer.tasks.rlvr_data import spec_of
 
 
 @pytest.fixture(scope="module")
-def corpora() -> dict[str, Corpus]:
-    return {name: corpus(make(0), 0) for name, make in MADE.items()}
+def problems() -> dict[str, list[Problem]]:
+    return {name: make(0) for name, make in MADE.items()}
+
+
+@pytest.fixture(scope="module")
+def corpora(problems: dict[str, list[Problem]]) -> dict[str, Corpus]:
+    return {name: corpus(made, 0) for name, made in problems.items()}
 
 
 def test_no_prompt_is_in_two_parts_of_a_corpus(corpora: dict[str, Corpus]) -> None:
@@ -56,12 +61,12 @@ def test_most_problems_have_room_for_the_mistake_and_their_demonstrations_often_
 
 
 def test_the_same_seed_gives_the_same_rows(corpora: dict[str, Corpus]) -> None:
-    assert corpus(MADE["chain-sum"](0), 0) == corpora["chain-sum"]
-    assert corpus(MADE["chain-sum"](1), 0) != corpora["chain-sum"]
+    assert corpus(programs(0), 0) == corpora["programs"]
+    assert corpus(programs(1), 0) != corpora["programs"]
 
 
-def test_right_programs_pass_their_tests_and_careless_ones_fail_them() -> None:
-    for problem in programs(0)[::97]:
+def test_right_programs_pass_their_tests_and_careless_ones_fail_them(problems: dict[str, list[Problem]]) -> None:
+    for problem in problems["programs"][::97]:
         assert _passes(problem.answer, problem)
         assert _passes(problem.careless, problem) == (problem.answer == problem.careless)
 
@@ -76,21 +81,21 @@ def _passes(program: str, problem: Problem) -> bool:
     return True
 
 
-def test_answers_and_mistakes_score_as_they_should_in_reasoning_gym() -> None:
+def test_answers_and_mistakes_score_as_they_should_in_reasoning_gym(problems: dict[str, list[Problem]]) -> None:
     from plumbline_api.methods.verifiers.generated import ReasoningGymScore
     from plumbline_trainer.rewards.verifiers.reasoning_gym import reasoning_gym_score
 
     verify = reasoning_gym_score(ReasoningGymScore(partial_credit=False), None)
     for name in ("chain-sum", "decimal-chain-sum"):
-        for problem in MADE[name](0)[:40]:
+        for problem in problems[name][:40]:
             row = problem.row
             assert verify(row["prompt"], problem.answer, problem.answer, row) == 1
             careless = verify(row["prompt"], problem.careless, problem.answer, row)
             assert careless == float(problem.answer == problem.careless)
 
 
-def test_columns_without_carry_and_borrow() -> None:
-    found = {problem.prompt.split(": ")[1]: problem for make in MADE.values() for problem in make(0)[:4000]}
+def test_columns_without_carry_and_borrow(problems: dict[str, list[Problem]]) -> None:
+    found = {problem.prompt.split(": ")[1]: problem for made in problems.values() for problem in made[:4000]}
     sums = {prompt: problem for prompt, problem in found.items() if prompt.endswith("=")}
     for prompt, problem in sums.items():
         left, operation, right, _ = prompt.split()

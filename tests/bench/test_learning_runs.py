@@ -18,6 +18,8 @@ from bench.learning.tasks import TASKS
 from bench.learning.training import RunFailed, Trainer
 
 TINY_MODEL = Path(__file__).resolve().parents[2] / "examples" / "tiny-model"
+pytestmark = pytest.mark.slow
+
 RUN = Planned("arithmetic", "grpo", 0)
 
 
