@@ -26,8 +26,8 @@ from kubernetes.aio.leaderelection.resourcelock.baselock import BaseLock
 from plumbline_operator.api import Api, ApiError
 from plumbline_operator.resources import LEASES
 
-LEASE_SECONDS = 12
-RENEW_SECONDS = 8
+LEASE_SECONDS = 10
+RENEW_SECONDS = 7
 RETRY_SECONDS = 2
 """A little shorter than in Kubernetes' own controllers, so that a takeover with its first work fits into 20 s. A leader
 that dies is replaced LEASE_SECONDS to LEASE_SECONDS + RETRY_SECONDS after its last renewal; one that ends in order,

@@ -495,6 +495,16 @@ def test_a_suspended_job_runs_no_deadline_and_no_backoff() -> None:
     assert world.status.usage.active_seconds == 50
 
 
+def test_a_policy_that_cannot_be_read_resumes_nothing() -> None:
+    world = running()
+    world.set_policy(suspend=True, backoffLimit=-1)
+    world.settle()
+    assert world.pods["tune-trainer-1-0"].stopping
+    world.end_pod("tune-trainer-1-0", 85)
+    world.settle()
+    assert world.status.phase == "Suspended"
+
+
 def test_a_job_that_finishes_while_it_is_suspended_is_complete() -> None:
     world = running()
     world.set_policy(suspend=True)

@@ -1,7 +1,9 @@
 """Upgrading CRDs and operator under live jobs: what runs is untouched, what waits goes on.
 
 `previous_release.tar.xz` holds CRDs, chart, API package and operator of the version before restart rules, deadlines and
-queues. That operator brings jobs into every state; then the chart's CRDs and the operator are replaced.
+queues, with one repair: it reads the switch of suspended jobs although it does not know the fields of run policies that
+the new CRDs fill in, which arrive before the new operator does. That operator brings jobs into every state; then the
+chart's CRDs and the operator are replaced.
 """
 
 from __future__ import annotations

@@ -76,11 +76,16 @@ def managed_elsewhere(job: Mapping[str, Any]) -> bool:
 
 
 def live_policy(job: Mapping[str, Any], snapshot: Snapshot) -> RunPolicy:
-    """The run policy as it is now; the one of the start where the present one is not valid."""
+    """The run policy as it is now; where the present one is not valid, that of the start with the present switch.
+
+    A job that is suspended must not start because another field of the policy cannot be read.
+    """
+    given = (job.get("spec") or {}).get("runPolicy") or {}
     try:
-        return RunPolicy.model_validate((job.get("spec") or {}).get("runPolicy") or {})
+        return RunPolicy.model_validate(given)
     except ValueError:
-        return snapshot.config.spec.run_policy
+        at_start: RunPolicy = snapshot.config.spec.run_policy
+        return at_start.model_copy(update={"suspend": given.get("suspend") is True})
 
 
 def live_scheduling(job: Mapping[str, Any], snapshot: Snapshot) -> Scheduling:
