@@ -52,7 +52,7 @@ class CheckpointStatus(ApiModel):
     digest: str = Field(max_length=128, description="Digest of its manifest.")
     verified: bool = Field(description="Whether every file's digest matched.")
     healthy: bool | None = Field(None, description="Whether no guardrail was broken when it was taken.")
-    size_bytes: int | None = Field(None, ge=0, le=2**62, description="Size of its files.")
+    size_bytes: int | None = Field(None, ge=0, le=10**15, description="Size of its files.")
     save_seconds: float | None = Field(
         None, ge=0, le=1e6, description="How long writing it took; absent when another attempt wrote it."
     )

@@ -18,7 +18,8 @@ Render = Callable[..., Documents]
 VERSIONS = ["1.20.2", "1.37.1"]
 # What a Kubernetes 1.20 serves of the kinds that a chart like this one uses.
 SERVED_BY_1_20 = {
-    "v1", "apps/v1", "rbac.authorization.k8s.io/v1", "apiextensions.k8s.io/v1", "plumbline.dev/v1alpha1",
+    "v1", "apps/v1", "rbac.authorization.k8s.io/v1", "networking.k8s.io/v1", "apiextensions.k8s.io/v1",
+    "plumbline.dev/v1alpha1",
 }  # fmt: skip
 
 
