@@ -13,7 +13,15 @@ from plumbline_operator.model import PostEvent
 Status = Literal["True", "False", "Unknown"]
 MESSAGE_LIMIT = 4096
 
-_QUIET = frozenset({Reason.NO_CHECKPOINT, Reason.WAITING_FOR_PODS, Reason.NOT_MEASURED})
+_QUIET = frozenset(
+    {
+        # what follows at once tells more: that the trainer reports steps, or why it does not
+        Reason.PODS_RUNNING,
+        Reason.NO_CHECKPOINT,
+        Reason.WAITING_FOR_PODS,
+        Reason.NOT_MEASURED,
+    }
+)
 """Reasons that say nothing new to the reader of the events."""
 
 _NORMAL = frozenset(

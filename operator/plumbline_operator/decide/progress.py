@@ -120,6 +120,7 @@ def _steady_part(status: JobStatus) -> dict[str, Any]:
     for attempt in document.get("attempts", []):
         attempt.pop("toStep", None)
         attempt.pop("time", None)
+        attempt.pop("scheduledTime", None)  # the pods themselves tell it until the next write
     for condition in document.get("conditions", []):
         condition.pop("message", None)
     return document
