@@ -18,40 +18,30 @@ class WeightSync(Family):
     """How a server gets the weights of the policy."""
 
 
-class Reload(WeightSync, key="reload"):
+class SharedDirectory(WeightSync):
+    """What goes through a directory that trainer and server both mount."""
+
+    directory: str = Field(
+        min_length=2,
+        max_length=1024,
+        pattern=_DIRECTORY,
+        description="Directory in the trainer's pods, on a volume that the server mounts as well, such as /plumbline/output/rollout; the job makes a folder of its own in it and keeps the newest update only.",
+    )
+    server_directory: str | None = Field(
+        None,
+        min_length=2,
+        max_length=1024,
+        pattern=_DIRECTORY,
+        description="The same directory as the server sees it; default: under the same path.",
+    )
+
+
+class Reload(SharedDirectory, key="reload"):
     """All weights are written to a directory that the server reads as well, and the server is told to reload from there (POST /collective_rpc, method reload_weights) and to forget its prefix cache. The server must run with VLLM_SERVER_DEV_MODE=1."""
 
-    directory: str = Field(
-        min_length=2,
-        max_length=1024,
-        pattern=_DIRECTORY,
-        description="Directory in the trainer's pods, on a volume that the server mounts as well, such as /plumbline/output/rollout; the job makes a folder of its own in it and keeps the newest weights only.",
-    )
-    server_directory: str | None = Field(
-        None,
-        min_length=2,
-        max_length=1024,
-        pattern=_DIRECTORY,
-        description="The same directory as the server sees it; default: under the same path.",
-    )
 
-
-class AdapterSync(WeightSync, key="lora"):
+class AdapterSync(SharedDirectory, key="lora"):
     """The LoRA adapter alone is written to a directory that the server reads as well, and loaded under a new name for every update (POST /v1/load_lora_adapter). The server must run with --enable-lora, a --max-lora-rank that is large enough, and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True; it serves the unchanged model."""
-
-    directory: str = Field(
-        min_length=2,
-        max_length=1024,
-        pattern=_DIRECTORY,
-        description="Directory in the trainer's pods, on a volume that the server mounts as well, such as /plumbline/output/rollout; the job makes a folder of its own in it and keeps the newest adapter only.",
-    )
-    server_directory: str | None = Field(
-        None,
-        min_length=2,
-        max_length=1024,
-        pattern=_DIRECTORY,
-        description="The same directory as the server sees it; default: under the same path.",
-    )
 
 
 class NoSync(WeightSync, key="none"):
