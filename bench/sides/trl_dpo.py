@@ -23,6 +23,7 @@ from trl import DPOConfig, DPOTrainer
 
 from bench.measurement import Assignment, Recorder, digest_tokens
 from bench.sides.loading import record_loading
+from bench.sides.trl_settings import shared_settings
 from bench.workload import read_pairs
 
 
@@ -60,29 +61,18 @@ class StepClock(TrainerCallback):
 def settings(assignment: Assignment) -> DPOConfig:
     """The arguments of the trainer."""
     return DPOConfig(
-        output_dir=str(Path(assignment.work) / "output"),
         num_train_epochs=assignment.epochs,
         per_device_train_batch_size=assignment.pairs_per_step,
         gradient_accumulation_steps=1,
         train_sampling_strategy="sequential",
-        learning_rate=assignment.learning_rate,
-        lr_scheduler_type="constant",
-        warmup_steps=0,
-        optim="adamw_torch_fused",
-        weight_decay=0.0,
-        max_grad_norm=assignment.gradient_clip,
         beta=assignment.beta,
-        seed=assignment.seed,
         precompute_ref_log_probs=assignment.precompute_reference,
-        model_init_kwargs={"dtype": "float32"},
-        use_cpu=True,
-        bf16=False,
-        gradient_checkpointing=False,
-        save_strategy="no",
-        eval_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
+        **shared_settings(
+            work=assignment.work,
+            learning_rate=assignment.learning_rate,
+            gradient_clip=assignment.gradient_clip,
+            seed=assignment.seed,
+        ),
     )
 
 

@@ -26,6 +26,7 @@ from trl import GRPOConfig, GRPOTrainer
 from bench.iterations import Helpers, Rollout, RolloutAssignment, RolloutReport, iterations_of
 from bench.measurement import Recorder, digest_tokens
 from bench.rollout_workload import read_prompts
+from bench.sides.trl_settings import shared_settings
 from bench.sides.word_reward import share_of_words_with_a
 
 MICRO_BATCH = 8
@@ -98,7 +99,6 @@ def settings(assignment: RolloutAssignment) -> GRPOConfig:
     completions = assignment.prompts_per_iteration * assignment.group_size
     micro_batch = min(MICRO_BATCH, completions)
     return GRPOConfig(
-        output_dir=str(Path(assignment.work) / "output"),
         max_steps=assignment.iterations,
         per_device_train_batch_size=micro_batch,
         gradient_accumulation_steps=completions // micro_batch,
@@ -112,22 +112,12 @@ def settings(assignment: RolloutAssignment) -> GRPOConfig:
         epsilon=0.2,
         scale_rewards="group",
         shuffle_dataset=False,
-        learning_rate=assignment.learning_rate,
-        lr_scheduler_type="constant",
-        warmup_steps=0,
-        optim="adamw_torch_fused",
-        weight_decay=0.0,
-        max_grad_norm=assignment.gradient_clip,
-        seed=assignment.seed,
-        model_init_kwargs={"dtype": "float32"},
-        use_cpu=True,
-        bf16=False,
-        gradient_checkpointing=False,
-        save_strategy="no",
-        eval_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
+        **shared_settings(
+            work=assignment.work,
+            learning_rate=assignment.learning_rate,
+            gradient_clip=assignment.gradient_clip,
+            seed=assignment.seed,
+        ),
     )
 
 
