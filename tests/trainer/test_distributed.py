@@ -83,10 +83,9 @@ def test_stopped_ranks_resume_to_the_same_weights(model: Path, tmp_path: Path) -
 
 
 def test_a_peer_that_does_not_come_to_a_collective_is_waited_for_so_long_and_no_longer(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("COLLECTIVE_TIMEOUT_SECONDS", "8")
-    ranks = start(config_in(tmp_path, model, steps=100000))
+    ranks = start(config_in(tmp_path, model, steps=100000), COLLECTIVE_TIMEOUT_SECONDS="8")
     ranks[0].wait_for("step", 2)
     ranks[1].send(signal.SIGSTOP)
     assert ranks[0].wait() == 75

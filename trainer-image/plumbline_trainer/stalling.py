@@ -167,26 +167,28 @@ class StallWatchdog:
                 self._console.event("stall", "the run makes progress again")
             self._stall = None
         elif self._stall is None:
-            self._stall = self._found(activity.state, self._since, deadline)
+            self._report(activity.state, self._since, deadline)
         self._board.watched(self._since, deadline, self._stall)
         self._set_timer_ahead(deadline, idle)
 
-    def _found(self, state: State, since: datetime, deadline: float) -> StallReport:
+    def _report(self, state: State, since: datetime, deadline: float) -> None:
         threads = thread_stacks()
         stacks = "".join(threads)
         main = sys._current_frames().get(threading.main_thread().ident or 0)
-        stall = StallReport(
+        self._stall = StallReport(
             since=since,
             deadline_seconds=deadline,
             state=state,
             location=location_of(main)[:MOST_LOCATION],
             stacks=shorten(stacks, MOST_STACKS),
         )
+        # in the status before in the log: who has read the line finds the report
+        self._board.watched(since, deadline, self._stall)
         # the main thread at the end: of a log the last lines are kept
         shown = "".join(reversed(threads))
-        print(f"{shown}{stall_text(stall)}. Stacks of all threads: see above", file=self._log, flush=True)
-        self._console.event("stall", stall_text(stall), seconds=round(deadline, 3))
-        return stall
+        text = stall_text(self._stall)
+        print(f"{shown}{text}. Stacks of all threads: see above", file=self._log, flush=True)
+        self._console.event("stall", text, seconds=round(deadline, 3))
 
     def _set_timer_ahead(self, deadline: float | None, idle: float) -> None:
         if not self._timer_works:
