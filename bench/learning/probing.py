@@ -8,7 +8,8 @@ from typing import Any
 
 from plumbline_trainer.configuration import config_of_manifest
 from plumbline_trainer.modeling.loading import load_policy, select_device
-from plumbline_trainer.rollout.engine import Engine, limits_of
+from plumbline_trainer.rollout.engine import Engine
+from plumbline_trainer.rollout.limits import limits_of
 from plumbline_trainer.tasks.data_sets import load_data_sets, open_renderer
 from plumbline_trainer.tasks.rlvr import stop_tokens
 from plumbline_trainer.tasks.rlvr_data import load_prompts, open_pool, open_scorer, spec_of

@@ -95,9 +95,10 @@ def job_document(name: str, steps: int) -> dict[str, Any]:
 
 @contextmanager
 def operator_through(cluster: Cluster, images: dict[str, Any], proxy: FaultyProxy) -> Iterator[None]:
-    """The operator speaks to the API server through the proxy; afterwards directly again."""
+    """Two operators, of which one leads, speak to the API server through the proxy; afterwards one speaks directly."""
     values = copy.deepcopy(images)
-    values.setdefault("operator", {})["extraEnv"] = [
+    values.setdefault("operator", {})["replicas"] = 2
+    values["operator"]["extraEnv"] = [
         {"name": "KUBERNETES_SERVICE_HOST", "value": proxy.address},
         {"name": "KUBERNETES_SERVICE_PORT", "value": str(proxy.port)},
     ]

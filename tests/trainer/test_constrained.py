@@ -11,7 +11,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from plumbline_api.methods.sampling import Sampling
 from plumbline_trainer.failures import ConfigError
 from plumbline_trainer.rollout.constrained import grammar_of
-from plumbline_trainer.rollout.engine import Engine, Request, limits_of
+from plumbline_trainer.rollout.engine import Engine
+from plumbline_trainer.rollout.limits import limits_of
+from plumbline_trainer.rollout.requests import Request
 from plumbline_trainer.rollout.sampling import Stream
 
 END = 0

@@ -23,7 +23,8 @@ from plumbline_api.methods.optimization import Lora
 from plumbline_trainer.modeling.adapters import add_lora
 from plumbline_trainer.rollout.cache import RowCache
 from plumbline_trainer.rollout.decoder import _project_large, direct_decoder, padding_bias
-from plumbline_trainer.rollout.engine import Engine, Limits
+from plumbline_trainer.rollout.engine import Engine
+from plumbline_trainer.rollout.limits import Limits
 
 SHAPE = {
     "vocab_size": 64,

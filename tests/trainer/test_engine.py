@@ -16,7 +16,9 @@ from transformers import (
 from plumbline_api.rlvr_job import Sampling
 from plumbline_trainer.failures import ConfigError, Diverged, ModelError
 from plumbline_trainer.rollout.cache import GrowingLayer, RowCache
-from plumbline_trainer.rollout.engine import Engine, Limits, Request, limits_of
+from plumbline_trainer.rollout.engine import Engine
+from plumbline_trainer.rollout.limits import Limits, limits_of
+from plumbline_trainer.rollout.requests import Request
 from plumbline_trainer.rollout.sampling import Stream, choose, uniforms
 
 VOCABULARY = 48

@@ -12,7 +12,7 @@ from plumbline_api.status import CheckpointStatus
 from plumbline_trainer.distributed import Ranks
 from plumbline_trainer.reporting.prometheus import registry_of
 from plumbline_trainer.reporting.status import StatusBoard
-from plumbline_trainer.rollout.engine import GenerationFigures
+from plumbline_trainer.rollout.requests import GenerationFigures
 from plumbline_trainer.stopping import StopRequest
 from plumbline_trainer.tasks.build import build_task
 from plumbline_trainer.tasks.phases import count_as, timed

@@ -14,7 +14,9 @@ from plumbline_api.methods.rollout_engine import Vllm
 from plumbline_api.methods.sampling import Sampling
 from plumbline_trainer.failures import ConfigError, Diverged, InfrastructureError
 from plumbline_trainer.modeling.adapters import add_lora
-from plumbline_trainer.rollout.engine import Engine, Request, limits_of
+from plumbline_trainer.rollout.engine import Engine
+from plumbline_trainer.rollout.limits import limits_of
+from plumbline_trainer.rollout.requests import Request
 from plumbline_trainer.rollout.sampling import Stream
 from plumbline_trainer.rollout.vllm_engine import VllmEngine, consecutive, seed_of
 from plumbline_trainer.rollout.vllm_server import Server

@@ -18,7 +18,9 @@ from plumbline_api.contract import TrainerConfig
 from plumbline_trainer.distributed import Ranks
 from plumbline_trainer.failures import ConfigError, InfrastructureError
 from plumbline_trainer.preflight import preflight
-from plumbline_trainer.rollout.engine import Engine, Request, limits_of
+from plumbline_trainer.rollout.engine import Engine
+from plumbline_trainer.rollout.limits import limits_of
+from plumbline_trainer.rollout.requests import Request
 from plumbline_trainer.rollout.sampling import Stream
 from plumbline_trainer.rollout.vllm_engine import seed_of
 from plumbline_trainer.stopping import StopRequest

@@ -20,7 +20,9 @@ from transformers import AutoModelForCausalLM
 
 from plumbline_api.methods.sampling import Sampling
 from plumbline_trainer.rollout.constrained import grammar_of
-from plumbline_trainer.rollout.engine import Engine, Limits, Request
+from plumbline_trainer.rollout.engine import Engine
+from plumbline_trainer.rollout.limits import Limits
+from plumbline_trainer.rollout.requests import Request
 from plumbline_trainer.rollout.sampling import Stream
 
 FIELDS = {

@@ -10,17 +10,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from dataclasses import dataclass
+from typing import NoReturn
 
 import torch
 
-from plumbline_api.guardrails import Guardrail
-from plumbline_api.running import Checkpoint, Evaluation
 from plumbline_api.status import BestCheckpointStatus, CheckpointStatus, MetricValue
 from plumbline_trainer.best import Best, better, restored
 from plumbline_trainer.checkpoint.rollbacks import (
-    Rollback,
     RollbackJournal,
     RolledBack,
     learning_rate_factor,
@@ -31,49 +28,17 @@ from plumbline_trainer.data.order import derive_seed
 from plumbline_trainer.distributed import Ranks
 from plumbline_trainer.failures import (
     CheckpointUnreadable,
-    ConfigError,
     Diverged,
     GuardrailFailed,
     SuspendedByGuardrail,
 )
 from plumbline_trainer.optimization.update import ParameterUpdate
+from plumbline_trainer.plan import History, Plan, refuse_other_run
 from plumbline_trainer.reporting.console import Console
 from plumbline_trainer.reporting.health import HealthMonitor, Verdict
 from plumbline_trainer.reporting.metrics import Metric, merge
 from plumbline_trainer.reporting.status import EVALUATION_PREFIX, StatusBoard, held_out_values
 from plumbline_trainer.tasks.task import Batch, Task
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What of the configuration concerns the loop itself."""
-
-    seed: int
-    evaluation: Evaluation
-    checkpoint: Checkpoint
-    identity: Mapping[str, Any] = field(default_factory=dict)
-    """What must be the same for a checkpoint to belong to this run: dotted field -> value."""
-
-    uid: str = ""
-    """Unique id of the job: time that another one spent on a checkpoint is not this one's."""
-
-    guardrails: Sequence[Guardrail] = ()
-    """What is watched; see `effective_guardrails`."""
-
-    rollouts: bool = False
-    """Whether steps sample completions and are rewarded for them."""
-
-    rollbacks: Sequence[Rollback] = ()
-    """The rollbacks of the run so far."""
-
-
-@dataclass
-class History:
-    """What of the past is kept: the held-out metrics of the first and the last evaluation."""
-
-    evaluated_step: int = -1
-    first: dict[str, float] = field(default_factory=dict)
-    last: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -399,7 +364,7 @@ class TrainingLoop:
 
     def _restore(self, checkpoint: CheckpointStatus) -> None:
         snapshot = self._store.load(checkpoint.step)
-        _refuse_other_run(checkpoint.uri, snapshot.state.get("identity", {}), self._plan.identity)
+        refuse_other_run(checkpoint.uri, snapshot.state.get("identity", {}), self._plan.identity)
         try:
             self._update.load(snapshot.parameters, snapshot.optimizer_tensors, snapshot.optimizer_values)
             evaluation = snapshot.state["evaluation"]
@@ -424,22 +389,3 @@ class TrainingLoop:
         self._show_best()
         if self._ranks.is_main:
             self._console.event("resume", f"continuing after step {self.step}", uri=checkpoint.uri)
-
-
-def _refuse_other_run(uri: str, stored: Mapping[str, Any], present: Mapping[str, Any]) -> None:
-    """Raises `ConfigError` naming the fields in which a checkpoint's run differs from the present one."""
-    absent = object()
-    differing = sorted(
-        name for name in stored.keys() | present.keys() if stored.get(name, absent) != present.get(name, absent)
-    )
-    if not differing:
-        return
-    details = "; ".join(
-        f"{name} was {stored.get(name, 'not set')!r} and is now {present.get(name, 'not set')!r}"
-        for name in differing[:5]
-    )
-    more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
-    raise ConfigError(
-        f"checkpoint {uri} belongs to a different run: {details}{more}. "
-        "Restore the configuration, or choose another folder for checkpoints to start over"
-    )

@@ -27,8 +27,9 @@ from plumbline_trainer.export import export
 from plumbline_trainer.failures import GpuOutOfMemory, TrainerFailure, first_line, known_failure
 from plumbline_trainer.host_allocator import keep_freed_memory
 from plumbline_trainer.inputs import digest_inputs
-from plumbline_trainer.loop import Plan, TrainingLoop
+from plumbline_trainer.loop import TrainingLoop
 from plumbline_trainer.optimization.update import ParameterUpdate
+from plumbline_trainer.plan import Plan
 from plumbline_trainer.preflight import preflight
 from plumbline_trainer.reporting import termination
 from plumbline_trainer.reporting.console import Console, SilentConsole, open_console

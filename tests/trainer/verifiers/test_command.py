@@ -2,8 +2,11 @@
 
 import json
 import os
+import signal
 import sys
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,8 @@ from pydantic import ValidationError
 from plumbline_api.methods.verifiers.choice import VerifierChoice
 from plumbline_api.methods.verifiers.command import Command
 from plumbline_api.sources import Reward
-from plumbline_trainer.rewards.pool import Call, VerifierPool
+from plumbline_trainer.rewards.pool import Call, Outcome, VerifierPool
+from plumbline_trainer.rewards.sandbox import landlock
 from plumbline_trainer.rewards.verifiers.command import CommandFailed, run
 from tests.trainer.verifiers.verifying import reward
 
@@ -134,18 +138,65 @@ def test_in_the_pool_of_verifiers_failures_are_counted_and_no_rewards():
     assert "status 2" in str(outcomes[2].error) and "longer than 1 s" in str(outcomes[3].error)
 
 
-def test_the_program_dies_with_the_process_of_its_verifier(tmp_path):
-    """It kills the process that waits for it, as a trainer that is killed would, and is gone with it."""
-    note = tmp_path / "process"
+ATTEMPTS = {
+    "write beside its directory": "open({file!r}, 'w')",
+    "read what the job's volumes hold": "open({file!r}).read()",
+    "open a connection": "import socket; socket.socket()",
+    "kill its caller": "os.kill(os.getppid(), 9)",
+    "leave the session of its caller": "child = os.fork(); os.waitpid(child, 0) if child else os.setsid()",
+    "look into its caller": "open(f'/proc/{{os.getppid()}}/environ').read()",
+}
+
+
+@pytest.mark.skipif(not landlock.abi_version(), reason="this kernel has no Landlock")
+@pytest.mark.parametrize("attempt", ATTEMPTS)
+def test_what_a_completion_could_make_of_the_program_is_refused(attempt, tmp_path):
+    file = tmp_path / "answers"
+    file.write_text("secret")
     source = (
-        f"import os, time\nwith open({str(note)!r}, 'w') as file: file.write(str(os.getpid()))\n"
-        "os.kill(os.getppid(), 9); time.sleep(3600)"
+        f"import os\ntry:\n {ATTEMPTS[attempt].format(file=str(file))}\n"
+        "except PermissionError: print('refused', flush=True)\nos._exit(0)"
     )
-    component = Reward(name="proof", verifier={"command": {"command": [sys.executable, "-S", "-c", source]}})
+    found = run([sys.executable, "-S", "-c", source], b"", 10, 65536)
+    assert b"refused" in found.output and file.read_text() == "secret"
+
+
+def test_a_file_that_is_named_in_the_command_can_be_read(tmp_path):
+    script = tmp_path / "judge.py"
+    script.write_text("print(1)")
+    assert reward(Command(command=[sys.executable, "-S", str(script)], result="lastLine"), "") == 1
+
+
+def test_the_program_dies_with_the_process_of_its_verifier(tmp_path):
+    """The process that waits for it is killed; the program is gone with it, and the call is made again elsewhere."""
+    flag = tmp_path / "again"
+    source = "import os, sys, time; os.path.exists(sys.argv[1]) or time.sleep(3600)"
+    component = Reward(name="proof", verifier={"command": {"command": [sys.executable, "-S", "-c", source, str(flag)]}})
+    outcomes: list[Outcome] = []
     with VerifierPool([component], {}, workers=1) as pool:
-        [outcome] = pool.run([Call("proof", "prompt", "", None, {})])
-    assert outcome.failed
-    deadline = time.monotonic() + 10
-    while _running(int(note.read_text())):
-        assert time.monotonic() < deadline
-        os.sched_yield()
+        calling = threading.Thread(target=lambda: outcomes.extend(pool.run([Call("proof", "prompt", "", None, {})])))
+        calling.start()
+        deadline = time.monotonic() + 20
+        while not (found := _processes_with(str(flag))):
+            assert time.monotonic() < deadline
+            os.sched_yield()
+        flag.touch()
+        os.kill(_parent(found[0]), signal.SIGKILL)
+        while _running(found[0]):
+            assert time.monotonic() < deadline
+        calling.join(20)
+    assert [outcome.value for outcome in outcomes] == [1.0]
+
+
+def _processes_with(argument: str) -> list[int]:
+    """Processes that have the argument."""
+    found = []
+    for directory in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if argument in (directory / "cmdline").read_text().split("\0"):
+                found.append(int(directory.name))
+    return found
+
+
+def _parent(process: int) -> int:
+    return int(Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from math import ceil
 from typing import Any
@@ -25,7 +26,7 @@ from plumbline_trainer.reporting.metrics import Metric
 from plumbline_trainer.rollout.judged import JudgedRollout
 
 
-class Probed:
+class Probed(ABC):
     """What curricula with a probe share: the probe is their whole state, and its rows fill rollouts without end."""
 
     def __init__(self, parameters: ProbedCurriculum, prompts: Prompts) -> None:
@@ -34,9 +35,9 @@ class Probed:
         self._probe: Probe | None = None
         self._rows: list[int] = []
 
+    @abstractmethod
     def rows_of(self, probe: Probe) -> list[int]:
         """The rows to learn from."""
-        raise NotImplementedError
 
     @property
     def probe_samples(self) -> int:

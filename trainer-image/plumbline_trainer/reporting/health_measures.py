@@ -7,6 +7,7 @@ checkpoints, so that a window goes on where it stood. A step in which a metric i
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -28,7 +29,7 @@ LOSS = "loss"
 """The one score of which less is better."""
 
 
-class Measure:
+class Measure(ABC):
     """Base: windows and numbers by name, all of which a checkpoint keeps."""
 
     def __init__(self, window_steps: int, windows: tuple[str, ...] = ("values",)) -> None:
@@ -36,17 +37,17 @@ class Measure:
         self._numbers: dict[str, float] = {}
         self._window_steps = window_steps
 
+    @abstractmethod
     def step(self, metrics: Metrics) -> None:
         """A step was done."""
-        raise NotImplementedError
 
     def evaluated(self, metrics: Metrics) -> None:
         """Held-out rows were evaluated; most measures look at steps only."""
 
     @property
+    @abstractmethod
     def value(self) -> float | None:
         """What is compared with the bound; None while too little was seen."""
-        raise NotImplementedError
 
     def clear(self) -> None:
         """Forgets the windows, so that the next value comes from further steps alone."""

@@ -13,19 +13,20 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from plumbline_api.methods.sampling import Sampling
-from plumbline_trainer.failures import ConfigError, Diverged
+from plumbline_trainer.failures import Diverged
 from plumbline_trainer.modeling.logprobs import causal_model
 from plumbline_trainer.modeling.scoring import evaluating
 from plumbline_trainer.rollout.cache import RowCache, left_padding_mask
-from plumbline_trainer.rollout.constrained import Grammar, grammar_of
 from plumbline_trainer.rollout.decoder import DirectDecoder, direct_decoder, padding_bias
+from plumbline_trainer.rollout.limits import Limits
+from plumbline_trainer.rollout.requests import Completion, GenerationFigures, Request
 from plumbline_trainer.rollout.sampling import Stream, choose, uniforms
 from plumbline_trainer.rollout.score_edits import ScoreEdits
 
@@ -46,122 +47,6 @@ class Tokenizer(Protocol):
     """What the engine needs of a tokenizer, and only for stop strings."""
 
     def decode(self, token_ids: list[int], **options: Any) -> str: ...
-
-
-@dataclass(frozen=True)
-class Request:
-    """Completions wanted for one prompt: one a stream."""
-
-    prompt: Sequence[int]
-    streams: Sequence[Stream]
-    max_tokens: int | None = None
-    """Longest completion, where it is less than the engine's limit."""
-
-
-@dataclass(frozen=True)
-class Completion:
-    """What was generated: tokens with the end token where there is one, and their log-probabilities."""
-
-    tokens: list[int]
-    logprobs: list[float]
-    finish: Literal["stop", "length"]
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How completions end, what they may hold, and how many are generated together."""
-
-    max_tokens: int
-    max_batch_size: int
-    stop_tokens: frozenset[int]
-    stop_strings: tuple[str, ...] = ()
-    min_tokens: int = 0
-    repetition_penalty: float = 1.0
-    grammar: Grammar | None = None
-
-
-def limits_of(
-    sampling: Sampling, tokenizer: Any, stop_tokens: frozenset[int], *, max_tokens: int, max_batch_size: int
-) -> Limits:
-    """What `sampling` says about completions besides how a token is drawn; `stop_tokens` are the model's own.
-
-    Raises `ConfigError` for a stop token that the tokenizer does not have, and for a grammar that cannot be used.
-    """
-    ends = stop_tokens | named_stop_tokens(sampling, tokenizer)
-    return Limits(
-        max_tokens,
-        max_batch_size,
-        ends,
-        tuple(sampling.stop),
-        sampling.min_tokens,
-        sampling.repetition_penalty,
-        grammar_of(sampling, tokenizer, ends),
-    )
-
-
-def named_stop_tokens(sampling: Sampling, tokenizer: Any) -> frozenset[int]:
-    """The tokens of `stopTokens` and `stopTokenIds`. Raises `ConfigError` for one that is not in the vocabulary."""
-    vocabulary: dict[str, int] = tokenizer.get_vocab()
-    known = set(vocabulary.values())
-    for index, token in enumerate(sampling.stop_tokens):
-        if token not in vocabulary:
-            raise ConfigError(f"spec.rollout.sampling.stopTokens[{index}]: the tokenizer has no token {token!r}")
-    for index, number in enumerate(sampling.stop_token_ids):
-        if number not in known:
-            raise ConfigError(f"spec.rollout.sampling.stopTokenIds[{index}]: the tokenizer has no token {number}")
-    return frozenset(vocabulary[token] for token in sampling.stop_tokens) | frozenset(sampling.stop_token_ids)
-
-
-@dataclass
-class GenerationFigures:
-    """What one call of `Engine.generate` did, and where its time went."""
-
-    completions: int = 0
-    tokens: int = 0
-    """Of all completions, with their end tokens."""
-
-    longest: int = 0
-    """Tokens of the longest completion, which the others wait for."""
-
-    prompt_tokens: int = 0
-    """Computed prompt tokens: once a prompt, however many completions it has."""
-
-    prefill_seconds: float = 0.0
-    decode_seconds: float = 0.0
-    """Wall time of the prompts, and of everything else: choosing tokens and computing them."""
-
-    alone_seconds: float = 0.0
-    """Wall time for which one completion alone was unfinished and none waited: the slowest, with all others done."""
-
-    decode_steps: int = 0
-    """Forward passes of one token a row."""
-
-    decode_rows: int = 0
-    """Rows of all those passes, with those that had ended and were not dropped yet."""
-
-    @property
-    def rows_per_step(self) -> float:
-        """Mean number of rows in a forward pass; 0 where there was none."""
-        return self.decode_rows / self.decode_steps if self.decode_steps else 0.0
-
-    @property
-    def seconds(self) -> float:
-        return self.prefill_seconds + self.decode_seconds
-
-    @property
-    def slowest_share(self) -> float:
-        """Share of the time for which the slowest completion ran alone: 0 where others end with it, 1 where there is
-        only one; 0 without any."""
-        return self.alone_seconds / self.seconds if self.seconds else 0.0
-
-    def __add__(self, other: GenerationFigures) -> GenerationFigures:
-        """Of both calls together."""
-        return GenerationFigures(
-            **{
-                name: max(value, getattr(other, name)) if name == "longest" else value + getattr(other, name)
-                for name, value in vars(self).items()
-            }
-        )
 
 
 @dataclass

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from plumbline_api.methods.sampling import Sampling
-from plumbline_trainer.rollout.engine import Completion, GenerationFigures, Request
+from plumbline_trainer.rollout.requests import Completion, GenerationFigures, Request
 
 
 class CompletionEngine(Protocol):

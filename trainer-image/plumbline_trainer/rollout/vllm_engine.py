@@ -18,7 +18,8 @@ from typing import Any, TypeGuard
 
 from plumbline_api.methods.sampling import Sampling
 from plumbline_trainer.failures import ConfigError, Diverged, InfrastructureError
-from plumbline_trainer.rollout.engine import Completion, GenerationFigures, Limits, Request
+from plumbline_trainer.rollout.limits import Limits
+from plumbline_trainer.rollout.requests import Completion, GenerationFigures, Request
 from plumbline_trainer.rollout.sampling import Stream
 from plumbline_trainer.rollout.vllm_server import Call, Reply, Server
 from plumbline_trainer.rollout.vllm_weights import ServedWeights

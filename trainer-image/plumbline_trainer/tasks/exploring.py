@@ -27,9 +27,9 @@ from plumbline_trainer.exploration import (
 )
 from plumbline_trainer.reporting.metrics import Metric
 from plumbline_trainer.rewards.scoring import Scores
-from plumbline_trainer.rollout.engine import Completion
 from plumbline_trainer.rollout.experience import Experience
 from plumbline_trainer.rollout.judged import JudgedRollout
+from plumbline_trainer.rollout.requests import Completion
 from plumbline_trainer.tasks.judging import Candidate, Judgement
 from plumbline_trainer.tasks.phases import count_as, timed
 from plumbline_trainer.tasks.rlvr_columns import rescue_texts

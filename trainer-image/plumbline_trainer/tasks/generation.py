@@ -14,7 +14,8 @@ from plumbline_api.contract import TrainerConfig
 from plumbline_api.methods.rollout_engine import Vllm
 from plumbline_api.rlvr_job import RLVRJobSpec
 from plumbline_trainer.distributed import Ranks
-from plumbline_trainer.rollout.engine import Engine, Limits, limits_of
+from plumbline_trainer.rollout.engine import Engine
+from plumbline_trainer.rollout.limits import Limits, limits_of
 from plumbline_trainer.rollout.protocol import CompletionEngine
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from plumbline_api.rlvr_job import RLVRJobSpec
 from plumbline_trainer.distributed import Ranks
 from plumbline_trainer.reporting.metrics import Metric, merge
 from plumbline_trainer.rewards.scoring import Scores
-from plumbline_trainer.rollout.engine import Completion
 from plumbline_trainer.rollout.experience import padded
 from plumbline_trainer.rollout.judged import JudgedRollout
+from plumbline_trainer.rollout.requests import Completion
 from plumbline_trainer.tasks.rlvr_metrics import correct
 
 _SAMPLES = 2**32

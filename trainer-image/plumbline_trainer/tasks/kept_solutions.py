@@ -11,8 +11,8 @@ import torch
 from plumbline_api.methods.policy.own_solutions import OwnSolutions
 from plumbline_api.rlvr_job import RLVRJobSpec
 from plumbline_trainer.distributed import Ranks
-from plumbline_trainer.rollout.engine import Completion
 from plumbline_trainer.rollout.experience import Experience
+from plumbline_trainer.rollout.requests import Completion
 from plumbline_trainer.search.solution_buffer import SolutionBuffer
 from plumbline_trainer.tasks.judging import Candidate, Judgement
 from plumbline_trainer.tasks.rlvr_metrics import correct

@@ -9,7 +9,9 @@ from plumbline_api.rlvr_job import Sampling
 from plumbline_trainer.data.batches import TokenSequence
 from plumbline_trainer.distributed import Ranks
 from plumbline_trainer.modeling.reference import open_reference
-from plumbline_trainer.rollout.engine import Engine, Limits, Request
+from plumbline_trainer.rollout.engine import Engine
+from plumbline_trainer.rollout.limits import Limits
+from plumbline_trainer.rollout.requests import Request
 from plumbline_trainer.rollout.sampling import Stream
 from plumbline_trainer.tasks.preference_data import PreferenceData, spec_of
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from plumbline_api.rlvr_job import RLVRJobSpec
 from plumbline_trainer.reporting.metrics import Metric
 from plumbline_trainer.rewards.scoring import Scores
-from plumbline_trainer.rollout.engine import Completion, GenerationFigures
+from plumbline_trainer.rollout.requests import Completion, GenerationFigures
 
 
 def judges(spec: RLVRJobSpec) -> list[str]:

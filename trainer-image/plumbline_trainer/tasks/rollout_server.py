@@ -13,7 +13,7 @@ from plumbline_api.methods.sampling import Sampling
 from plumbline_api.methods.shaping.progress import Progress
 from plumbline_api.rlvr_job import RLVRJobSpec
 from plumbline_trainer.distributed import Ranks
-from plumbline_trainer.rollout.engine import Limits
+from plumbline_trainer.rollout.limits import Limits
 from plumbline_trainer.rollout.vllm_engine import VllmEngine
 from plumbline_trainer.rollout.vllm_server import Server
 from plumbline_trainer.rollout.vllm_weights import ServedWeights

@@ -10,8 +10,8 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from plumbline_api.rlvr_job import RLVRJobSpec
 from plumbline_trainer.data.rows import PromptRow
 from plumbline_trainer.rewards.scoring import Sample, Scorer, Scores
-from plumbline_trainer.rollout.engine import Completion, GenerationFigures, Request
 from plumbline_trainer.rollout.protocol import CompletionEngine
+from plumbline_trainer.rollout.requests import Completion, GenerationFigures, Request
 from plumbline_trainer.rollout.sampling import Stream
 from plumbline_trainer.tasks.judging import Candidate
 

@@ -17,7 +17,7 @@ class Command(Verifier, key="command"):
     command: list[Annotated[str, StringConstraints(min_length=1, max_length=1024)]] = Field(
         min_length=1,
         max_length=64,
-        description="Program and arguments, run without a shell in an empty directory of its own. No part of a completion becomes an argument.",
+        description="Program and arguments, run without a shell in an empty directory of its own, the only place where it may write, and without network. It reads what the image holds and the files that are named here. No part of a completion becomes an argument.",
     )
     input: Literal["completion", "json"] = Field(
         "completion",

@@ -34,6 +34,12 @@ _NAMES_AND_CERTIFICATES = (
 )  # fmt: skip
 
 
+_NOT_OF_THE_IMAGE = frozenset({"dev", "plumbline", "proc", "run", "sys", "tmp"})
+"""Top directories with the job's volumes, other processes and their files, and devices."""
+
+_MACHINE = ("/proc/cpuinfo", "/proc/meminfo", "/proc/sys/vm/overcommit_memory")
+
+
 @dataclass(frozen=True)
 class Limits:
     """What a sandboxed process may use. Time is its parent's to keep."""
@@ -109,6 +115,31 @@ def confine(limits: Limits, directory: Path | None, readable: Sequence[Path], la
             foreign_signals=children and landlock_version >= landlock.SIGNALS_SCOPED,
         )
     )
+
+
+def confine_program(directory: Path, readable: Sequence[Path], landlock_version: int) -> None:
+    """Restricts this process, which is about to become a program of the image that judges completions, for good.
+
+    The program is the job's own and may be large: it reads what the image holds and starts what it likes, as long as it
+    likes to within its caller's patience, and without a bound on memory but the pod's. What a completion could make of
+    it is taken away: other places to write than `directory`, the job's volumes but for `readable`, any socket but those
+    between its own processes, other processes, and a session of its own in which it would outlive its caller. Raises
+    `OSError` where the kernel refuses. With `landlock_version` 0 it opens what its user may.
+    """
+    library = ctypes.CDLL(None, use_errno=True)
+    library.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    _set(resource.RLIMIT_CORE, 0)
+    if landlock_version:
+        image = [path for path in Path("/").iterdir() if path.name not in _NOT_OF_THE_IMAGE]
+        landlock.restrict(
+            landlock_version,
+            readable=[*image, *map(Path, _MACHINE), *readable],
+            usable=map(Path, _DEVICES),
+            own=[directory],
+            network=False,
+        )
+    foreign_signals = landlock_version >= landlock.SIGNALS_SCOPED
+    seccomp.restrict(seccomp.Policy(children=True, foreign_signals=foreign_signals))
 
 
 def interpreter_paths() -> list[Path]:

@@ -25,7 +25,7 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
-from plumbline_trainer.rewards.sandbox import objects
+from plumbline_trainer.rewards.sandbox import objects, remote
 
 PASSED = b"passed"
 TRACEBACK_LINES = 12
@@ -49,7 +49,7 @@ def program() -> int:
 def checker() -> int:
     """Runs one test against a program in another process and says whether it passed."""
     tests = json.loads(_read(3))
-    connection = objects.Connection(objects.Channel(os.fdopen(4, "rb"), os.fdopen(5, "wb")))
+    connection = remote.Connection(objects.Channel(os.fdopen(4, "rb"), os.fdopen(5, "wb")))
     names = connection.names(_modules_in(tests["source"]))
     solution = ModuleType("solution")
     solution.__dict__.update(names)

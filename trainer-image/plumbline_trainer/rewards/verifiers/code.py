@@ -4,7 +4,8 @@ What a completion does is never an error of the verifier: a program that hangs, 
 sandbox has failed its test. Errors are rows whose tests cannot be read, and machines without the sandbox.
 
 Programs with inputs and outputs never see the outputs: they are compared here. Unit tests run in a process of their
-own and reach the program through messages (`sandbox.objects`), so that it can neither change nor see them.
+own and reach the program through messages (`sandbox.objects`, `sandbox.remote`), so that it can neither change nor see
+them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""Verifiers that are programs of their own, such as proof checkers and compilers."""
+"""Verifiers that are programs of their own, such as proof checkers and compilers.
+
+A program is the job's own, what it compiles or runs is a completion: so it is confined, see `confine_program`.
+"""
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import resource
@@ -14,13 +16,15 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from plumbline_api.methods.verifiers.command import Command
+from plumbline_trainer.rewards.sandbox import landlock
+from plumbline_trainer.rewards.sandbox.confinement import confine_program
 from plumbline_trainer.rewards.verifiers.registry import VERIFIERS, Verify, shown
 
-_PR_SET_PDEATHSIG = 1
 _READ_BYTES = 65_536
 
 
@@ -57,7 +61,7 @@ def command(parameters: Command, code: Path | None) -> Verify:
 
 
 def run(program: list[str], text: bytes, seconds: float, output_bytes: int) -> Finished:
-    """Runs a program in a session and an empty directory of its own, with `text` as its standard input.
+    """Runs a program, confined, in a session and an empty directory of its own, with `text` as its standard input.
 
     Whatever it started is killed when it ends, when the time is over and when this process dies. Of either stream the
     last `output_bytes` are kept; what is before them is read and dropped, so that a program that prints without end
@@ -68,6 +72,7 @@ def run(program: list[str], text: bytes, seconds: float, output_bytes: int) -> F
     with tempfile.TemporaryDirectory(prefix="command-") as directory, tempfile.TemporaryFile() as given:
         given.write(text)
         given.seek(0)
+        before = partial(_before_the_program, Path(directory), [Path(word) for word in program if "/" in word])
         try:
             process = subprocess.Popen(
                 program,
@@ -75,8 +80,9 @@ def run(program: list[str], text: bytes, seconds: float, output_bytes: int) -> F
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 cwd=directory,
+                env=os.environ | {"HOME": directory, "TMPDIR": directory},
                 start_new_session=True,
-                preexec_fn=_before_the_program,
+                preexec_fn=before,
             )
         except (OSError, subprocess.SubprocessError) as error:
             raise CommandFailed(f"{program[0]} cannot be started: {error}") from error
@@ -152,11 +158,11 @@ def _take(stream: int, tail: bytearray, most: int) -> bool:
     return bool(chunk)
 
 
-def _before_the_program() -> None:
-    """Death with this process, and the memory that the pod has instead of the little that built-in verifiers get."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+def _before_the_program(directory: Path, readable: list[Path]) -> None:
+    """Confinement, and the memory that the pod has instead of the little that built-in verifiers get."""
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+    confine_program(directory, readable, landlock.abi_version())
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
