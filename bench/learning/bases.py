@@ -32,7 +32,7 @@ SEED = 0
 """Of rows and base models; runs have seeds of their own."""
 
 TINY_MODEL = ROOT / "examples" / "tiny-model"
-_STEPS = {"tails": 120, "columns": 1000, "programs": 300}
+_STEPS = {"tails": 120, "columns": 2500, "programs": 300}
 """Of the warm-ups, 64 rows each."""
 
 _FROM_RANDOM: dict[str, Any] = {

@@ -229,13 +229,13 @@ def test_polling_ends_a_run_and_leaves_the_pool_usable(pool):
 def test_closing_leaves_no_process(tmp_path):
     code = tmp_path / "reward.py"
     code.write_text(SOURCE)
-    before = _children()
+    before, all_before = _children(), descendants(os.getpid())
     pool = VerifierPool([component(code)], {"code": code}, workers=3)
     pool.run([call("1")])
     assert len(_children() - before) == 3
     # a worker, its sandbox's own process and the function in it, three times
-    _until(lambda: len(descendants(os.getpid()) - before) == 9)
-    below = descendants(os.getpid()) - before
+    _until(lambda: len(descendants(os.getpid()) - all_before) == 9)
+    below = descendants(os.getpid()) - all_before
     pool.close()
     assert not any(map(_alive, below))
     assert _children() == before
