@@ -40,7 +40,7 @@ class Outcome:
     """What a job ended with."""
 
     phase: str
-    score: float | None
+    score: str
     weights: dict[str, str]
     """Digests of the weight files, by name."""
 
@@ -188,7 +188,7 @@ def _outcome(world: World, started: float) -> Outcome:
     clock = _time(status["completionTime"]) - _time(job["metadata"]["creationTimestamp"])
     return Outcome(
         phase=status["phase"],
-        score=status.get("score", {}).get("value"),
+        score=status.get("score", ""),
         weights={name: digest for name, digest in files.items() if name.endswith(".safetensors")},
         seconds=time.monotonic() - started,
         restarts=status.get("restarts", 0),

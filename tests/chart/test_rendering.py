@@ -64,10 +64,10 @@ def test_the_operator_meets_the_restricted_pod_security_standard(render: Render)
         assert {"requests", "limits"} <= set(container["resources"])
 
 
-def test_two_operators_never_run_at_once(render: Render) -> None:
+def test_a_single_operator_goes_before_its_successor_comes(render: Render) -> None:
     spec = only(render(), "Deployment")["spec"]
     assert spec["replicas"] == 1
-    assert spec["strategy"] == {"type": "Recreate"}
+    assert spec["strategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}
 
 
 def test_service_and_selector_find_the_pod(render: Render) -> None:
@@ -151,10 +151,12 @@ def test_the_images_that_were_built_are_the_images_that_run(render: Render, imag
 
 def test_several_operators_elect_the_one_that_works(render: Render) -> None:
     alone = only(render(), "Deployment")["spec"]
-    assert (alone["replicas"], alone["strategy"]["type"]) == (1, "Recreate")
+    assert alone["replicas"] == 1
     assert "args" not in alone["template"]["spec"]["containers"][0]
     several = only(render({"operator": {"replicas": 2}}), "Deployment")["spec"]
-    assert (several["replicas"], several["strategy"]["type"]) == (2, "RollingUpdate")
+    assert several["replicas"] == 2
+    assert several["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+    assert several["strategy"]["type"] == alone["strategy"]["type"], "a patch of one into the other would be refused"
     (argument,) = several["template"]["spec"]["containers"][0]["args"]
     assert argument == "--leader-election=plumbline-system/plumbline-operator"
 
