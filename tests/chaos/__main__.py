@@ -40,7 +40,7 @@ def main() -> int:
     finally:
         if status.returncode:
             subprocess.run([sys.executable, "-m", "cluster", "down"], cwd=ROOT, check=True)
-    document = {"machine": describe_machine(), "commit": commit(), "seconds": round(time.monotonic() - started)}
+    document = {"machine": str(describe_machine()), "commit": commit(), "seconds": round(time.monotonic() - started)}
     options.output.write_text(json.dumps({**document, **result.document()}, indent=1) + "\n")
     print(summary(result))
     return 1 if result.problems else 0

@@ -78,6 +78,10 @@ class FaultyProxy:
             self._serving.set()
             await self._stopping.wait()
             await runner.cleanup()
+            unfinished = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in unfinished:
+                task.cancel()
+            await asyncio.gather(*unfinished, return_exceptions=True)
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         if time.monotonic() < self._until:

@@ -29,7 +29,7 @@ from tests.chaos.world import TERMINAL, JobEnded, World
 
 INPUTS = "plumbline-demo"
 RESULTS = "chaos-results"
-STEPS_EACH = 25
+STEPS_EACH = 20
 """Optimizer steps of the job for each disturbance, so that it does not end before the last of them."""
 
 LEDGER_TOLERANCE_SECONDS = 5.0
