@@ -111,7 +111,10 @@ async def observe(
 async def _pods(api: Api, index: ChildIndex, key: JobKey, job: Mapping[str, Any]) -> list[dict[str, Any]]:
     names = index.names(PODS, key.namespace, key.name).union(_expected_pods(job))
     if len(names) > MOST_SINGLE_READS:
-        return await api.list(PODS, key.namespace, labels=f"{JOB_NAME_LABEL}={key.name}")
+        pods = await api.list(PODS, key.namespace, labels=f"{JOB_NAME_LABEL}={key.name}")
+        for gone in names - {pod["metadata"]["name"] for pod in pods}:
+            index.discard(PODS, key.namespace, key.name, gone)
+        return pods
     return await _by_name(api, index, PODS, key, names)
 
 

@@ -88,9 +88,18 @@ class Watcher:
         return owner is not None and self._seen.has(owner, metadata)
 
     def notice_listed(self, resource: Resource, present: Sequence[Mapping[str, Any]]) -> None:
-        """Queue the known jobs that are not among those that exist: nobody may have told of their deletion."""
+        """Queue the known jobs that are gone, or have a child that is: nobody may have told of the deletion.
+
+        A stream that starts anew begins with a list, and a list tells of nothing that is gone.
+        """
         self._children.add(resource, present)
         if resource.kind not in JOBS:
+            for namespace, job in self._children.unlisted(resource, present):
+                keys = self._jobs.keys_named(namespace, job)
+                for key in keys:
+                    self._queue.add(key)
+                if not keys:
+                    self._children.forget(namespace, job)
             return
         names = {(item["metadata"]["namespace"], item["metadata"]["name"]) for item in present}
         for key in self._jobs.keys(resource.kind):

@@ -22,7 +22,8 @@ class Setting:
         self.queue: WorkQueue[JobKey] = WorkQueue()
         self.jobs = JobRegistry()
         self.seen = SeenVersions()
-        self.watcher = Watcher(self.queue, self.jobs, DepartedPods(), ChildIndex(), self.seen, WatchActivity())
+        self.children = ChildIndex()
+        self.watcher = Watcher(self.queue, self.jobs, DepartedPods(), self.children, self.seen, WatchActivity())
 
 
 @pytest.fixture
@@ -42,6 +43,20 @@ async def test_known_jobs_that_are_gone_without_a_word_are_looked_at(setting: Se
     assert setting.queue.depth == 0
     setting.watcher.notice_listed(PREFERENCE_JOBS, [named("here")])
     assert list(setting.queue._ready) == [JobKey("PreferenceJob", "team", "gone")]
+
+
+async def test_a_job_whose_pod_is_gone_without_a_word_is_looked_at(setting: Setting) -> None:
+    setting.watcher.know(PREFERENCE_JOBS, named("tune"))
+
+    def pod(name: str, job: str) -> dict[str, Any]:
+        return {"metadata": {"namespace": "team", "name": name, "labels": {"plumbline.dev/job-name": job}}}
+
+    setting.watcher.notice_listed(PODS, [pod("tune-trainer-1-0", "tune"), pod("lost-trainer-1-0", "lost")])
+    assert setting.queue.depth == 0
+    setting.watcher.notice_listed(PODS, [])
+    assert list(setting.queue._ready) == [JobKey("PreferenceJob", "team", "tune")]
+    assert setting.children.names(PODS, "team", "tune") == {"tune-trainer-1-0"}, "a live read finds what is true"
+    assert setting.children.names(PODS, "team", "lost") == frozenset(), "of a job that nobody looks at"
 
 
 async def test_a_warning_about_a_pod_concerns_the_known_jobs_of_its_name(setting: Setting) -> None:
