@@ -35,6 +35,7 @@ from plumbline_operator.resources import (
     Resource,
 )
 from plumbline_operator.seen import SeenVersions
+from plumbline_operator.streams import keep_streams_alive
 
 _POD_NAME_PARTS = 3
 """Parts that a pod's name has after the job's: role, attempt, index."""
@@ -212,6 +213,7 @@ async def watch(
 ) -> None:
     """Runs kopf until it is told to stop by a signal; raises if one of its tasks dies."""
     registry = watcher.handlers(audit)
+    keep_streams_alive()
 
     async def login(**_: Any) -> kopf.ConnectionInfo:
         return await connection_info(configuration)
