@@ -42,6 +42,12 @@ class ApiError(Exception):
         return self.code in (400, 403, 413, 422)
 
 
+NO_ANSWER = (ApiError, aiohttp.ClientError, TimeoutError, OSError)
+"""What a request may end with instead of what was asked for."""
+COURTESY_SECONDS = 3.0
+"""For a request whose answer only helps people to understand, and which must not hold up what a job needs."""
+
+
 class Api:
     """The verbs that the operator uses."""
 

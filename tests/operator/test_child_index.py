@@ -10,6 +10,7 @@ from plumbline_operator.api import ApiError
 from plumbline_operator.capacity import CapacityReader
 from plumbline_operator.child_index import ChildIndex
 from plumbline_operator.departed import DepartedPods
+from plumbline_operator.log_tails import LogReader
 from plumbline_operator.observe import observe
 from plumbline_operator.resources import CONFIG_MAPS, PODS, PREFERENCE_JOBS, SERVICES, JobKey, Resource
 from tests.operator.job_documents import preference_job, stored
@@ -51,7 +52,7 @@ class Server:
 
 async def observed(server: Server, index: ChildIndex) -> Any:
     api: Any = server
-    return await observe(api, KEY, None, DepartedPods(), index, CapacityReader(api))
+    return await observe(api, KEY, None, DepartedPods(), index, CapacityReader(api), LogReader(api))
 
 
 def running_job(replicas: int = 1) -> dict[str, Any]:
