@@ -141,6 +141,7 @@ async def run(options: argparse.Namespace) -> None:
 
             async def work() -> None:
                 await children.fill(api, options.namespace)
+                watcher.work_begins()
                 await queue.run(options.workers, reconciler)
 
             background = [
