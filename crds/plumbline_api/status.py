@@ -48,8 +48,8 @@ class CheckpointStatus(ApiModel):
 
     step: int = Field(ge=0, description="Step after which it was taken.")
     time: datetime = Field(description="When it was taken.")
-    uri: str = Field(max_length=4096, description="Where it is.")
-    digest: str = Field(max_length=128, description="Digest of its manifest.")
+    uri: str = Field(min_length=1, max_length=4096, description="Where it is.")
+    digest: str = Field(min_length=1, max_length=128, description="Digest of its manifest.")
     verified: bool = Field(description="Whether every file's digest matched.")
     healthy: bool | None = Field(None, description="Whether no guardrail was broken when it was taken.")
     size_bytes: int | None = Field(None, ge=0, le=10**15, description="Size of its files.")
@@ -62,7 +62,7 @@ class BestCheckpointStatus(ApiModel):
     """The checkpoint with the best held-out value."""
 
     step: int = Field(ge=0, description="Step after which it was taken.")
-    uri: str = Field(max_length=4096, description="Where it is.")
+    uri: str = Field(min_length=1, max_length=4096, description="Where it is.")
     metric: str = Field(min_length=1, max_length=128, description="Metric that was compared.")
     value: float = Field(description="Its value in the evaluation after that step.")
 
@@ -270,8 +270,8 @@ class DataStatus(ApiModel):
 class OutputStatus(ApiModel):
     """The trained model."""
 
-    uri: str = Field(max_length=4096, description="Where it is.")
-    digest: str = Field(max_length=128, description="Digest of its files.")
+    uri: str = Field(min_length=1, max_length=4096, description="Where it is.")
+    digest: str = Field(min_length=1, max_length=128, description="Digest of its files.")
 
 
 class JobStatus(ApiModel):

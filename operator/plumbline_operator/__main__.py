@@ -106,7 +106,7 @@ async def run(options: argparse.Namespace) -> None:
     starting = asyncio.current_task()
     assert starting is not None
     configuration = await load_configuration(options.kubeconfig)
-    jobs, activity, queue = JobRegistry(), WatchActivity(), WorkQueue[JobKey](expected=UNREACHABLE)
+    jobs, activity, queue = JobRegistry(), WatchActivity(), WorkQueue[JobKey](expected=UNREACHABLE, is_outage=is_outage)
     departed, children, seen = DepartedPods(), ChildIndex(), SeenVersions()
     metrics = OperatorMetrics(jobs, queue, activity, options.metrics_jobs)
     api = Api(configuration, metrics.requested)
@@ -141,6 +141,7 @@ async def run(options: argparse.Namespace) -> None:
 
             async def work() -> None:
                 await children.fill(api, options.namespace)
+                watcher.work_begins()
                 await queue.run(options.workers, reconciler)
 
             background = [
@@ -159,6 +160,11 @@ async def run(options: argparse.Namespace) -> None:
             await leadership.end()
         await api.close()
     logger.info("Operator stops")
+
+
+def is_outage(error: Exception) -> bool:
+    """Whether a failure is the API server's trouble, rather than what it thinks of an object."""
+    return isinstance(error, UNREACHABLE) and not (isinstance(error, ApiError) and error.refuses_the_object)
 
 
 async def wait_for_kinds(api: Api) -> None:

@@ -28,18 +28,26 @@ RequestObserver = Callable[[str, str, str, float], None]
 
 
 class ApiError(Exception):
-    """The API server refused a request. `code` is the HTTP status, `reason` the API's own word (such as Forbidden)."""
+    """The API server refused a request. `code` is the HTTP status, `reason` the API's own word (such as Forbidden),
+    `name` the object that it is about, where the server names one."""
 
-    def __init__(self, code: int, reason: str, message: str) -> None:
+    def __init__(self, code: int, reason: str, message: str, name: str = "") -> None:
         super().__init__(f"{code} {reason}: {message}")
         self.code = code
         self.reason = reason
         self.message = message
+        self.name = name
 
     @property
     def refuses_the_object(self) -> bool:
         """Whether the object itself is refused (quota, admission, validation), so that asking again at once is vain."""
         return self.code in (400, 403, 413, 422)
+
+
+NO_ANSWER = (ApiError, aiohttp.ClientError, TimeoutError, OSError)
+"""What a request may end with instead of what was asked for."""
+COURTESY_SECONDS = 3.0
+"""For a request whose answer only helps people to understand, and which must not hold up what a job needs."""
 
 
 class Api:
@@ -54,11 +62,15 @@ class Api:
         await self._client.close()
 
     async def get(self, resource: Resource, namespace: str | None, name: str) -> Manifest | None:
-        """One object, or None if there is none of that name."""
+        """One object, or None if there is none of that name.
+
+        Only the API server's own word that this object is not there is taken for it: whatever stands in front of the
+        server, and a server that does not serve the kind for a moment, answer with 404 as well.
+        """
         try:
             return await self._json("GET", resource, resource.path(namespace, name))
         except ApiError as error:
-            if error.code == 404:
+            if error.code == 404 and error.reason == "NotFound" and error.name == name:
                 return None
             raise
 
@@ -248,6 +260,8 @@ async def read_bounded(content: aiohttp.StreamReader, most_bytes: int) -> bytes:
 def _error_of(status: int, data: bytes) -> ApiError:
     try:
         document = json.loads(data)
-        return ApiError(status, document.get("reason") or "", document.get("message") or "")
+        details = document.get("details") or {}
+        named = str(details.get("name") or "")
+        return ApiError(status, document.get("reason") or "", document.get("message") or "", named)
     except (ValueError, AttributeError):
         return ApiError(status, "", data.decode("utf-8", errors="replace")[:1000])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from plumbline_operator.api import Api, ApiError
+from plumbline_operator.api import COURTESY_SECONDS, NO_ANSWER, Api, ApiError
 from plumbline_operator.model import (
     Annotate,
     Apply,
@@ -23,6 +25,8 @@ from plumbline_operator.model import (
 from plumbline_operator.resources import EVENTS, JobKey
 
 COMPONENT = "plumbline-operator"
+
+logger = logging.getLogger(__name__)
 
 
 class JobChanged(Exception):
@@ -158,7 +162,9 @@ async def _post_event(api: Api, key: JobKey, job: Mapping[str, Any], event: Post
         "reportingInstance": COMPONENT,
     }
     try:
-        await api.create(EVENTS, manifest)
-    except ApiError as error:
-        if not error.refuses_the_object:  # such as in a namespace that is being deleted
-            raise
+        async with asyncio.timeout(COURTESY_SECONDS):
+            await api.create(EVENTS, manifest)
+    except NO_ANSWER as error:
+        # Refused, as in a namespace that is being deleted, or not answered: what is told must not stop what is done.
+        about = {"key": str(key), "reason": event.reason, "told": event.message, "error": str(error)}
+        logger.warning("An event cannot be posted", extra=about)

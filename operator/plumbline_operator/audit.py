@@ -8,8 +8,8 @@ stream is dead, and the liveness probe fails. So does an audit that for `BLIND_S
 whose credentials are refused for as long. An API server that is down, overloaded or in trouble is no reason: a new
 process would find it just the same, and an operator that waits is there when it comes back.
 
-A stream that starts anew tells what is there and never what went away meanwhile, so each audit also names the jobs that
-it found, for those that are known and gone.
+A stream that starts anew tells what is there and never what went away meanwhile, so each audit also names what it
+found, for jobs and children that are known and gone.
 
 Warning events are watched too but not audited: their number has no bound, and a lost one is found by the next
 reconciliation, which lists the events of pods that have not started.

@@ -1,14 +1,18 @@
-"""What the nodes of the cluster have and what is asked of them: read only for pods that fit nowhere, and not often."""
+"""What the nodes of the cluster have and what is asked of them: read only for pods that fit nowhere, and not often.
+
+It only makes a message clearer, so nothing waits for it long, and without an answer the last one is told.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import defaultdict
 from collections.abc import Iterable
 from decimal import Decimal
 
-from plumbline_operator.api import Api, ApiError
+from plumbline_operator.api import COURTESY_SECONDS, NO_ANSWER, Api, ApiError
 from plumbline_operator.model import NOTHING, Manifest, NodeCapacity
 from plumbline_operator.quantities import parse_quantity
 from plumbline_operator.resources import NODES, PODS
@@ -17,8 +21,11 @@ KEPT_SECONDS = 15.0
 """A thousand jobs that wait for the same GPUs ask for the same facts."""
 
 
+logger = logging.getLogger(__name__)
+
+
 class CapacityReader:
-    """The nodes' capacities, at most `KEPT_SECONDS` old."""
+    """The nodes' capacities, at most `KEPT_SECONDS` old while the API server answers."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
@@ -27,10 +34,14 @@ class CapacityReader:
         self._reading = asyncio.Lock()
 
     async def read(self) -> tuple[NodeCapacity, ...]:
-        """The nodes that take pods; none without permission to list nodes."""
+        """The nodes that take pods; none without permission to list nodes, or while nobody could be asked yet."""
         async with self._reading:
             if time.monotonic() - self._read_at > KEPT_SECONDS:
-                self._nodes = await self._read()
+                try:
+                    async with asyncio.timeout(COURTESY_SECONDS):
+                        self._nodes = await self._read()
+                except NO_ANSWER as error:
+                    logger.info("The nodes' capacities cannot be read", extra={"error": str(error)})
                 self._read_at = time.monotonic()
             return self._nodes
 

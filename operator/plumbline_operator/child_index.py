@@ -67,6 +67,24 @@ class ChildIndex:
             if not names:
                 del self._names[resource.plural, namespace, job]
 
+    def unlisted(self, resource: Resource, present: Iterable[Mapping[str, Any]]) -> set[tuple[str, str]]:
+        """Namespace and job of the known names that are not among all objects that exist.
+
+        They stay known: an object may have been created after the list, and only a live read tells the two apart.
+        """
+        listed: dict[tuple[str, str, str], set[str]] = {}
+        for document in present:
+            key = _key(resource, document["metadata"])
+            if key is not None:
+                listed.setdefault(key, set()).add(document["metadata"]["name"])
+        known = ((key, names) for key, names in self._names.items() if key[0] == resource.plural)
+        return {key[1:] for key, names in known if not names <= listed.get(key, set())}
+
+    def forget(self, namespace: str, job: str) -> None:
+        """All names of a job that is gone."""
+        for resource in INDEXED:
+            self._names.pop((resource.plural, namespace, job), None)
+
     def names(self, resource: Resource, namespace: str, job: str) -> frozenset[str]:
         """Names of the children that a job has, as far as is known."""
         return frozenset(self._names.get((resource.plural, namespace, job), ()))

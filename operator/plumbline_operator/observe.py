@@ -2,34 +2,34 @@
 
 All reads are live, and by name where names are known (`child_index`). What is read rarely is read only when it can
 matter: the runtime while there is no snapshot, warning events while a pod has not started, logs and nodes when a pod
-has failed or is going away.
+has failed or is going away. Events, logs and capacities say why, and never what to do: they are read together, in a
+short time, and done without where they cannot be had.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any
 
-import aiohttp
-
 from plumbline_api.contract import StatusReport
 from plumbline_api.running import Resources
 from plumbline_api.status import Attempt
-from plumbline_operator.api import Api, ApiError
+from plumbline_operator.api import COURTESY_SECONDS, NO_ANSWER, Api, ApiError
 from plumbline_operator.capacity import CapacityReader
 from plumbline_operator.child_index import ChildIndex
 from plumbline_operator.children import pod_name, service_name
 from plumbline_operator.decide.acceptance import runtime_reference
-from plumbline_operator.decide.attempts import LOG_TAIL_LIMIT
 from plumbline_operator.decide.conditions import is_terminal
 from plumbline_operator.decide.draft import read_status
 from plumbline_operator.decide.stall import SILENT_SECONDS
 from plumbline_operator.departed import DepartedPods
-from plumbline_operator.model import Observed, PodEvent, ServiceView
-from plumbline_operator.pods import PREFLIGHT_CONTAINER, TRAINER_CONTAINER, PodView, parse_time, read_pod
+from plumbline_operator.log_tails import LogReader
+from plumbline_operator.model import NodeCapacity, Observed, PodEvent, ServiceView
+from plumbline_operator.pods import PodView, parse_time, read_pod
 from plumbline_operator.resources import (
     ATTEMPT_LABEL,
     CONFIG_MAPS,
@@ -47,8 +47,8 @@ from plumbline_operator.snapshot import snapshot_name
 
 MOST_SINGLE_READS = 8
 """Pods that are read one by one; of more a list is cheaper."""
-LOG_TAIL_LINES = 60
-LOG_TIMEOUT_SECONDS = 4.0
+MOST_PODS_EXPLAINED = 8
+"""Pods of a job whose events are read."""
 CLOCKS_DIFFER = timedelta(seconds=5)
 
 logger = logging.getLogger(__name__)
@@ -61,6 +61,7 @@ async def observe(
     departed: DepartedPods,
     children: ChildIndex,
     capacity: CapacityReader,
+    logs: LogReader,
     silent_seconds: float = 0.0,
 ) -> Observed | None:
     """Everything that `decide` needs about a job; None if the job is gone.
@@ -88,6 +89,13 @@ async def observe(
     hangs = silent_seconds >= SILENT_SECONDS or (report is not None and report.stall is not None)
     waiting = [pod for pod in ours if pod.phase == "Pending" and pod.scheduled]
     ending = [pod for pod in ours if pod.stopping and not pod.disruption] if _open_attempt(job) is not None else []
+    nodes = await _nodes(api, ours)
+    warnings, endings, free, log_tails = await asyncio.gather(
+        _events(api, key.namespace, waiting, ",type=Warning"),
+        _events(api, key.namespace, ending),
+        _capacity(capacity, ours),
+        logs.read(key.namespace, _telling(job, ours, hangs), nodes),
+    )
     seen = [job, *pods, *services, *([snapshot] if snapshot is not None else [])]
     return Observed(
         job=job,
@@ -98,20 +106,23 @@ async def observe(
         departed=tuple(pod for pod in departed.of(key, uid) if pod.uid not in {present.uid for present in ours}),
         services=tuple(_service_view(service, key.name) for service in services if _belongs(service, uid)),
         foreign=tuple(foreign),
-        warnings=await _events(api, key.namespace, waiting, ",type=Warning"),
-        endings=await _events(api, key.namespace, ending),
+        warnings=warnings,
+        endings=endings,
         report=report if report is not None and report.uid in ("", uid) else None,
         silent_seconds=silent_seconds,
-        capacity=await capacity.read() if any("nsufficient" in pod.unschedulable_message for pod in ours) else (),
-        log_tails=await _log_tails(api, key.namespace, job, ours, hangs),
-        nodes=await _nodes(api, ours),
+        capacity=free,
+        log_tails=log_tails,
+        nodes=nodes,
     )
 
 
 async def _pods(api: Api, index: ChildIndex, key: JobKey, job: Mapping[str, Any]) -> list[dict[str, Any]]:
     names = index.names(PODS, key.namespace, key.name).union(_expected_pods(job))
     if len(names) > MOST_SINGLE_READS:
-        return await api.list(PODS, key.namespace, labels=f"{JOB_NAME_LABEL}={key.name}")
+        pods = await api.list(PODS, key.namespace, labels=f"{JOB_NAME_LABEL}={key.name}")
+        for gone in names - {pod["metadata"]["name"] for pod in pods}:
+            index.discard(PODS, key.namespace, key.name, gone)
+        return pods
     return await _by_name(api, index, PODS, key, names)
 
 
@@ -184,16 +195,32 @@ async def _runtime(api: Api, key: JobKey, job: Mapping[str, Any]) -> Mapping[str
 
 async def _events(api: Api, namespace: str, pods: list[PodView], narrower: str = "") -> tuple[PodEvent, ...]:
     """Newest first."""
-    found: list[tuple[str, PodEvent]] = []
-    for pod in pods[:8]:
-        fields = f"involvedObject.kind=Pod,involvedObject.name={pod.name}{narrower}"
-        for event in await api.list(EVENTS, namespace, fields=fields):
-            if not is_about(event, pod):
-                continue
-            time = event.get("lastTimestamp") or event.get("eventTime") or ""
-            told = PodEvent(pod.name, pod.uid, event.get("reason") or "", event.get("message") or "")
-            found.append((time, told))
-    return tuple(told for _, told in sorted(found, key=lambda pair: pair[0], reverse=True))
+    found = await asyncio.gather(*(_events_of(api, namespace, pod, narrower) for pod in pods[:MOST_PODS_EXPLAINED]))
+    newest_first = sorted(itertools.chain(*found), key=lambda pair: pair[0], reverse=True)
+    return tuple(told for _, told in newest_first)
+
+
+async def _events_of(api: Api, namespace: str, pod: PodView, narrower: str) -> list[tuple[str, PodEvent]]:
+    """The events about one pod with their times."""
+    fields = f"involvedObject.kind=Pod,involvedObject.name={pod.name}{narrower}"
+    try:
+        async with asyncio.timeout(COURTESY_SECONDS):
+            events = await api.list(EVENTS, namespace, fields=fields)
+    except NO_ANSWER as error:
+        logger.info("No events of a pod", extra={"pod": f"{namespace}/{pod.name}", "error": str(error)})
+        return []
+    return [
+        (
+            event.get("lastTimestamp") or event.get("eventTime") or "",
+            PodEvent(pod.name, pod.uid, event.get("reason") or "", event.get("message") or ""),
+        )
+        for event in events
+        if is_about(event, pod)
+    ]
+
+
+async def _capacity(capacity: CapacityReader, pods: tuple[PodView, ...]) -> tuple[NodeCapacity, ...]:
+    return await capacity.read() if any("nsufficient" in pod.unschedulable_message for pod in pods) else ()
 
 
 def is_about(event: Mapping[str, Any], pod: PodView) -> bool:
@@ -208,33 +235,14 @@ def is_about(event: Mapping[str, Any], pod: PodView) -> bool:
     return told is not None and pod.deletion_requested is not None and told >= pod.deletion_requested - CLOCKS_DIFFER
 
 
-async def _log_tails(
-    api: Api, namespace: str, job: Mapping[str, Any], pods: tuple[PodView, ...], hangs: bool
-) -> dict[str, str]:
-    """Logs of the pods that failed in the attempt that is still open, and of all where it `hangs`: they are kept when
-    it is closed, and a rank that hangs shows where."""
+def _telling(job: Mapping[str, Any], pods: tuple[PodView, ...], hangs: bool) -> list[PodView]:
+    """Pods whose logs are read: those that failed in the attempt that is still open, and all where it `hangs`. They are
+    kept when it is closed, and a rank that hangs shows where."""
     attempt = _open_attempt(job)
     if attempt is None:
-        return {}
-    tails = {}
+        return []
     ours = [pod for pod in pods if pod.attempt == attempt.number]
-    for pod in [pod for pod in ours if pod.failed_container or (hangs and pod.phase == "Running")][:8]:
-        tails[pod.name] = await _log_tail(api, namespace, pod)
-    return tails
-
-
-async def _log_tail(api: Api, namespace: str, pod: PodView) -> str:
-    container = pod.failed_container
-    name = container.name if container else TRAINER_CONTAINER
-    if name not in (PREFLIGHT_CONTAINER, TRAINER_CONTAINER):
-        return ""
-    try:
-        text = await api.log(namespace, pod.name, name, LOG_TAIL_LINES, LOG_TIMEOUT_SECONDS)
-    except (ApiError, TimeoutError, aiohttp.ClientError) as error:
-        # A log is a courtesy: the node may be gone. The failure is recorded without it.
-        logger.info("No log of a failed pod", extra={"pod": f"{namespace}/{pod.name}", "error": str(error)})
-        return ""
-    return text[-LOG_TAIL_LIMIT:]
+    return [pod for pod in ours if pod.failed_container or (hangs and pod.phase == "Running")]
 
 
 async def _nodes(api: Api, pods: tuple[PodView, ...]) -> dict[str, bool]:

@@ -24,16 +24,24 @@ logger = logging.getLogger(__name__)
 
 FIRST_BACKOFF_SECONDS = 0.5
 LONGEST_BACKOFF_SECONDS = 120.0
+LONGEST_OUTAGE_BACKOFF_SECONDS = 10.0
+"""For failures that end by themselves and for all keys at once: nobody tells a key that its server is back."""
 
 
 class WorkQueue(Generic[Key]):
     """Keys to work on. Use from one event loop."""
 
     def __init__(
-        self, *, expected: tuple[type[Exception], ...] = (), random_source: random.Random | None = None
+        self,
+        *,
+        expected: tuple[type[Exception], ...] = (),
+        is_outage: Callable[[Exception], bool] = lambda _: False,
+        random_source: random.Random | None = None,
     ) -> None:
-        """`expected` failures of work, such as a server that does not answer, are logged in one line."""
+        """`expected` failures of work, such as a server that does not answer, are logged in one line; those that are
+        an outage of others and no matter of the key have a shorter limit of their backoff."""
         self._expected = expected
+        self._is_outage = is_outage
         self._ready: deque[Key] = deque()
         self._waiting: set[Key] = set()
         self._working: set[Key] = set()
@@ -103,7 +111,7 @@ class WorkQueue(Generic[Key]):
                 await work(key)
                 self._failures.pop(key, None)
             except Exception as error:
-                delay = self.backoff(key)
+                delay = self.backoff(key, outage=self._is_outage(error))
                 about = {"key": str(key), "retry_seconds": round(delay, 3), "error": f"{type(error).__name__}: {error}"}
                 if isinstance(error, self._expected):
                     logger.warning("Reconciliation failed", extra=about)
@@ -116,11 +124,12 @@ class WorkQueue(Generic[Key]):
                     self._dirty.discard(key)
                     self.add(key)
 
-    def backoff(self, key: Key) -> float:
+    def backoff(self, key: Key, *, outage: bool = False) -> float:
         """Seconds to wait after one more failure of the key: doubles up to a limit, with half of it at random."""
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
-        ceiling = min(LONGEST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2 ** min(failures, 16))
+        longest = LONGEST_OUTAGE_BACKOFF_SECONDS if outage else LONGEST_BACKOFF_SECONDS
+        ceiling = min(longest, FIRST_BACKOFF_SECONDS * 2 ** min(failures, 16))
         return ceiling / 2 + self._random.uniform(0, ceiling / 2)
 
     async def _turn_timers(self) -> None:

@@ -16,6 +16,7 @@ from plumbline_operator.decide import decide
 from plumbline_operator.decide.draft import read_status
 from plumbline_operator.departed import DepartedPods
 from plumbline_operator.event_budget import EventBudget
+from plumbline_operator.log_tails import LogReader
 from plumbline_operator.metrics import OperatorMetrics
 from plumbline_operator.model import Decision, Observed, Refusal, WriteStatus
 from plumbline_operator.observe import observe
@@ -56,6 +57,7 @@ class Reconciler:
         self._children = children
         self._seen = seen
         self._capacity = CapacityReader(api)
+        self._logs = LogReader(api)
         self._event_budget = EventBudget()
         self._metrics = metrics
         self._progress_interval = progress_interval
@@ -81,6 +83,7 @@ class Reconciler:
                 self._departed,
                 self._children,
                 self._capacity,
+                self._logs,
                 self._puller.silent_seconds(key),
             )
             if observed is None:

@@ -56,6 +56,10 @@ class JobRegistry:
         """Jobs of any kind with this name."""
         return [key for kind in JOBS if (key := JobKey(kind, namespace, name)) in self._phases]
 
+    def keys_by_need(self) -> list[JobKey]:
+        """All known jobs, those that have ended last: little or nothing is left to do about them."""
+        return sorted(self._phases, key=lambda key: self._phases[key] in (Phase.COMPLETE, Phase.FAILED))
+
     def keys(self, kind: str) -> list[JobKey]:
         """All known jobs of a kind."""
         return [key for key in self._phases if key.kind == kind]

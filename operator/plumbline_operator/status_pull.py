@@ -2,7 +2,7 @@
 
 Reports stay in memory: they are only the freshest view of what the trainer knows, and are pulled again after a restart.
 A reconciliation is asked for when a report says something new in kind (first report, other state, first checkpoint, a
-warning), otherwise at most once in the progress interval.
+warning) or a trainer that answered does so no more, otherwise at most once in the progress interval.
 
 A trainer is not trusted to answer well. An answer is bounded in time and size, never unpacked, no redirect is followed,
 and what it says goes through `untrusted`. Who wastes time or answers with nonsense is asked less and less often, so
@@ -168,8 +168,16 @@ class StatusPuller:
             self._take(key, target, report)
         finally:
             target.busy = False
+            if not answered and target.unanswered_since is None:
+                self._miss(key, target)
             target.unanswered_since = None if answered else target.unanswered_since or asked
             target.due = time.monotonic() + pause
+
+    def _miss(self, key: JobKey, target: _Target) -> None:
+        """The trainer answered until now: its pod may be gone, and nobody else may tell."""
+        if target.report is not None and self._targets.get(key) is target and target.news_left > 0:
+            target.news_left -= 1
+            self._enqueue(key)
 
     def _pause_after_useless(self, target: _Target) -> float:
         pause = self._pull_seconds * 2 ** min(target.useless_in_a_row, MOST_DOUBLINGS)

@@ -35,6 +35,7 @@ from plumbline_operator.resources import (
     Resource,
 )
 from plumbline_operator.seen import SeenVersions
+from plumbline_operator.streams import keep_streams_alive
 
 _POD_NAME_PARTS = 3
 """Parts that a pod's name has after the job's: role, attempt, index."""
@@ -64,21 +65,44 @@ class Watcher:
         self._children = children
         self._seen = seen
         self._activity = activity
+        self._works = False
+
+    def work_begins(self) -> None:
+        """From now on keys are queued, first of all those of all known jobs, the ones that have ended last.
+
+        An operator that stands by for another one queues nothing: it would keep a key of every job that ever was, and
+        begin with them.
+        """
+        self._works = True
+        for key in self._jobs.keys_by_need():
+            self._queue.add(key)
+
+    def _add(self, key: JobKey) -> None:
+        if self._works:
+            self._queue.add(key)
+
+    def _gone(self, key: JobKey) -> None:
+        """A job that was deleted: reconciled, which forgets it, or forgotten here where nothing is."""
+        self._add(key)
+        if not self._works:
+            self._jobs.remove(key)
+            self._departed.forget(key)
+            self._children.forget(key.namespace, key.name)
 
     def concern(self, resource: Resource, document: Mapping[str, Any]) -> None:
         """Queue the jobs that an object concerns. Its metadata is enough, but for runtimes named by new jobs."""
         metadata = document["metadata"]
         if resource.kind in JOBS:
-            self._queue.add(JobKey(resource.kind, metadata["namespace"], metadata["name"]))
+            self._add(JobKey(resource.kind, metadata["namespace"], metadata["name"]))
         elif resource.kind in RUNTIMES:
             for key in self._jobs.waiting_for((resource.kind, metadata.get("namespace"), metadata["name"])):
-                self._queue.add(key)
+                self._add(key)
         elif resource == EVENTS:
             self._concern_pod_event(document)
         else:
             owner = _owner(metadata)
             if owner is not None:
-                self._queue.add(owner)
+                self._add(owner)
 
     def is_seen(self, resource: Resource, metadata: Mapping[str, Any]) -> bool:
         """Whether the job that the object is, or belongs to, was decided on with it in this very version."""
@@ -88,14 +112,28 @@ class Watcher:
         return owner is not None and self._seen.has(owner, metadata)
 
     def notice_listed(self, resource: Resource, present: Sequence[Mapping[str, Any]]) -> None:
-        """Queue the known jobs that are not among those that exist: nobody may have told of their deletion."""
+        """Queue the known jobs that are gone, or have a child that is, and those that are there and not known.
+
+        Nobody may have told of the deletion: a stream that starts anew begins with a list, which tells of nothing that
+        is gone.
+        """
         self._children.add(resource, present)
         if resource.kind not in JOBS:
+            for namespace, job in self._children.unlisted(resource, present):
+                keys = self._jobs.keys_named(namespace, job)
+                for key in keys:
+                    self._add(key)
+                if not keys:
+                    self._children.forget(namespace, job)
             return
         names = {(item["metadata"]["namespace"], item["metadata"]["name"]) for item in present}
-        for key in self._jobs.keys(resource.kind):
+        known = self._jobs.keys(resource.kind)
+        for key in known:
             if (key.namespace, key.name) not in names:
-                self._queue.add(key)
+                self._gone(key)
+        for key in {JobKey(resource.kind, *name) for name in names}.difference(known):
+            self._jobs.store(key, "")
+            self._add(key)
 
     def know(self, resource: Resource, document: Mapping[str, Any]) -> None:
         """Remember a job's phase, the runtime that it names, and what metrics show of it."""
@@ -121,7 +159,24 @@ class Watcher:
         parts = str(involved.get("name", "")).rsplit("-", _POD_NAME_PARTS)
         if len(parts) == _POD_NAME_PARTS + 1:
             for key in self._jobs.keys_named(str(involved.get("namespace")), parts[0]):
-                self._queue.add(key)
+                self._add(key)
+
+    def take(self, resource: Resource, document: Mapping[str, Any], *, deleted: bool) -> None:
+        """What a stream delivered."""
+        metadata = document["metadata"]
+        if deleted:
+            self._children.remove(resource, document)
+        else:
+            self._children.add(resource, [document])
+        if resource.kind in JOBS and deleted:
+            self._gone(JobKey(resource.kind, metadata["namespace"], metadata["name"]))
+            return
+        if resource.kind in JOBS:
+            self.know(resource, document)
+        elif resource == PODS and deleted:
+            self.remember(document)
+        if deleted or not self.is_seen(resource, metadata):
+            self.concern(resource, document)
 
     def handlers(self, audit: Audit) -> kopf.OperatorRegistry:
         """kopf's registry with one `on.event` handler for each watched resource."""
@@ -137,16 +192,7 @@ class Watcher:
             self._activity.touch(resource.plural)
             if resource in audit.resources:
                 audit.delivered(resource, document["metadata"], deleted)
-            if deleted:
-                self._children.remove(resource, document)
-            else:
-                self._children.add(resource, [document])
-            if resource.kind in JOBS and not deleted:
-                self.know(resource, document)
-            elif resource == PODS and deleted:
-                self.remember(document)
-            if deleted or not self.is_seen(resource, document["metadata"]):
-                self.concern(resource, document)
+            self.take(resource, document, deleted=deleted)
 
         register = kopf.on.event(
             resource.group, resource.version, resource.plural, registry=registry, id=f"watch-{resource.plural}"
@@ -203,6 +249,7 @@ async def watch(
 ) -> None:
     """Runs kopf until it is told to stop by a signal; raises if one of its tasks dies."""
     registry = watcher.handlers(audit)
+    keep_streams_alive()
 
     async def login(**_: Any) -> kopf.ConnectionInfo:
         return await connection_info(configuration)

@@ -57,6 +57,7 @@ class World:
         """With what the API server refuses pods; empty when it does not."""
         self.nodes: dict[str, bool] = {}
         self.report: StatusReport | None = None
+        self.silent_seconds = 0.0
         self._uids = 0
 
     # the operator's side
@@ -74,6 +75,7 @@ class World:
             warnings=self.warnings,
             refusals=self.refusals,
             report=self.report,
+            silent_seconds=self.silent_seconds,
             log_tails={pod.name: f"log of {pod.name}" for pod in self.pods.values() if pod.failed_container},
             nodes=self.nodes,
         )

@@ -10,6 +10,7 @@ from plumbline_operator.api import ApiError
 from plumbline_operator.capacity import CapacityReader
 from plumbline_operator.child_index import ChildIndex
 from plumbline_operator.departed import DepartedPods
+from plumbline_operator.log_tails import LogReader
 from plumbline_operator.observe import observe
 from plumbline_operator.resources import CONFIG_MAPS, PODS, PREFERENCE_JOBS, SERVICES, JobKey, Resource
 from tests.operator.job_documents import preference_job, stored
@@ -51,7 +52,7 @@ class Server:
 
 async def observed(server: Server, index: ChildIndex) -> Any:
     api: Any = server
-    return await observe(api, KEY, None, DepartedPods(), index, CapacityReader(api))
+    return await observe(api, KEY, None, DepartedPods(), index, CapacityReader(api), LogReader(api))
 
 
 def running_job(replicas: int = 1) -> dict[str, Any]:
@@ -116,6 +117,26 @@ async def test_what_somebody_else_has_under_a_name_of_ours_is_foreign() -> None:
     found = await observed(server, ChildIndex())
     assert set(found.foreign) == {"Pod tune-trainer-1-0", "Service tune-1"}
     assert found.pods == ()
+
+
+async def test_of_a_large_gang_a_pod_that_is_gone_is_forgotten() -> None:
+    server, index = Server(), ChildIndex()
+    server.hold(PREFERENCE_JOBS, running_job(replicas=64))
+    server.hold(PODS, child("tune-trainer-1-0"))
+    index.add(PODS, [child("tune-trainer-1-0"), child("tune-trainer-0-9")])
+    await observed(server, index)
+    assert index.names(PODS, "team", "tune") == {"tune-trainer-1-0"}
+
+
+def test_known_names_that_a_list_does_not_have_are_told_by_job() -> None:
+    index = ChildIndex()
+    index.add(PODS, [child("a"), child("b"), child("c", job="other"), child("d", namespace="elsewhere")])
+    index.add(SERVICES, [child("tune-1")])
+    assert index.unlisted(PODS, [child("a"), child("c", job="other")]) == {("team", "tune"), ("elsewhere", "tune")}
+    assert index.unlisted(CONFIG_MAPS, []) == set()
+    index.forget("team", "tune")
+    assert index.unlisted(PODS, [child("c", job="other")]) == {("elsewhere", "tune")}
+    assert index.unlisted(SERVICES, []) == set()
 
 
 async def test_a_large_gang_is_listed() -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from plumbline_api.contract import StatusReport
+from plumbline_operator.decide.node_loss import on_lost_node
 from plumbline_operator.model import Delete
+from plumbline_operator.pods import PodView
 from tests.operator.job_documents import preference_job
-from tests.operator.simulated_world import World
+from tests.operator.simulated_world import START, World
 
 
 def world_of(replicas: int = 1, **policy: Any) -> World:
@@ -145,6 +148,22 @@ def test_a_lost_node_is_given_up_without_waiting_for_a_kubelet_that_does_not_ans
     assert (attempt.reason, attempt.node, attempt.counts_towards_limit) == ("NodeLost", "node-2", False)
     assert world.status.last_failure.node == "node-2"
     assert world.status.failures == 0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "ready", "lost"), [(29, False, False), (30, False, True), (30, True, False), (30, None, False)]
+)
+def test_a_pod_that_never_ran_is_given_up_as_long_after_its_deletion_was_asked_for(
+    seconds: int, ready: bool | None, lost: bool
+) -> None:
+    pending = PodView("pod-0", "uid-0", 1, 0, node="node-1", deletion_requested=START)
+    nodes = {} if ready is None else {"node-1": ready}
+    assert on_lost_node(pending, nodes, 30, START + timedelta(seconds=seconds)) is lost
+
+
+def test_a_running_pod_that_saves_is_not_given_up_for_its_deletion() -> None:
+    saving = PodView("pod-0", "uid-0", 1, 0, phase="Running", node="node-1", deletion_requested=START)
+    assert not on_lost_node(saving, {"node-1": False}, 30, START + timedelta(seconds=100))
 
 
 def test_a_node_that_comes_back_in_time_is_not_lost() -> None:

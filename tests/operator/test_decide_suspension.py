@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from plumbline_operator.model import SuspendJob, WriteStatus
+from plumbline_operator.decide.attempts import UNCONFIRMED_DELETION_SECONDS
+from plumbline_operator.model import Delete, SuspendJob, WriteStatus
 from tests.operator.job_documents import preference_job
 from tests.operator.simulated_world import World
 
@@ -92,3 +93,14 @@ def test_resuming_before_anybody_has_seen_the_suspension_is_resuming() -> None:
     world.edit_policy(suspend=False)
     world.run_all()
     assert (world.status.phase, world.status.attempt) == ("Running", 2)
+
+
+def test_pods_whose_deletion_nobody_confirms_are_looked_at_again() -> None:
+    world = World()
+    world.run_all()
+    world.set_policy(suspend=True)
+    for _ in range(3):
+        decision = world.decide()
+        world.carry_out(tuple(step for step in decision.steps if not isinstance(step, Delete)))
+    assert any(isinstance(step, Delete) for step in decision.steps)
+    assert decision.requeue_after == UNCONFIRMED_DELETION_SECONDS

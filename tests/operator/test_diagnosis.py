@@ -75,6 +75,12 @@ CASES = {
     "any other code": (pod(code=3), "UnknownExit"),
     "no container ever ran": (pod(reason="SomethingNew", message="by the node"), "UnknownExit"),
     "evicted by the kubelet": (pod(reason="Evicted", message="low on memory"), "PodEvicted"),
+    "no GPU is left on its node": (
+        pod(reason="OutOfnvidia.com/gpu", message="Node didn't have enough resource: nvidia.com/gpu"),
+        "PodEvicted",
+    ),
+    "no CPU is left on its node": (pod(reason="OutOfcpu"), "PodEvicted"),
+    "its devices cannot be had": (pod(reason="UnexpectedAdmissionError", message="no healthy device"), "PodEvicted"),
     "evicted by the API": (pod(code=85, disruption="EvictionByEvictionAPI", **STOPPING), "PodEvicted"),
     "preempted": (pod(disruption="PreemptionByScheduler", **STOPPING), "Preempted"),
     "preempted by the kubelet": (pod(reason="Preempting", message="for a critical pod"), "Preempted"),

@@ -305,6 +305,34 @@ def test_a_stall_is_time_in_which_nothing_was_done() -> None:
     assert states(world) == {"productive": 700}, "it was only slow: the step was done in the end"
 
 
+@pytest.mark.parametrize("back", [1, 45, 4000])
+def test_no_second_counts_twice_when_the_clock_goes_back(back: int) -> None:
+    world = priced_world(backoff={"initialSeconds": 30, "maxSeconds": 30})
+    start_pods(world)
+    world.pass_time(100)
+    kill_pods(world, 137)
+    world.settle()
+    world.pass_time(30)
+    world.settle()
+    start_pods(world)
+    world.pass_time(50)
+    latest = world.now
+    world.settle()
+    world.pass_time(-back)
+    world.set_policy(suspend=True)
+    for _ in range(3):
+        world.settle()
+        for name in [name for name, pod in world.pods.items() if pod.stopping]:
+            world.remove_pod(name)
+    assert world.status.phase == "Suspended"
+    last = world.status.attempts[-1]
+    assert last.end_time >= last.start_time
+    world.now = latest + timedelta(seconds=20)
+    world.set_policy(suspend=False)
+    world.settle()
+    check(world)
+
+
 class Timeline(RuleBasedStateMachine):
     """Random lives of one job: attempts, polls, saves, rollbacks, kills, stops, operators that are away."""
 

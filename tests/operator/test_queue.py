@@ -6,9 +6,12 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 
+import aiohttp
 import pytest
 
 from plumbline_operator import queue as queue_module
+from plumbline_operator.__main__ import is_outage
+from plumbline_operator.api import ApiError
 from plumbline_operator.queue import WorkQueue
 
 
@@ -90,6 +93,44 @@ def test_backoff_doubles_with_jitter_up_to_two_minutes_and_is_forgotten() -> Non
     assert all(ceiling / 2 <= delay <= ceiling for delay, ceiling in zip(delays, ceilings, strict=True))
     queue.forget("a")
     assert queue.backoff("a") <= 0.5
+
+
+def test_an_outage_of_the_api_server_holds_no_key_up_for_longer_than_ten_seconds() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    assert max(queue.backoff("a", outage=True) for _ in range(40)) <= 10
+    assert queue.backoff("a") >= 60, "a failure of the key itself"
+
+
+@pytest.mark.parametrize(
+    ("error", "outage"),
+    [
+        (ApiError(503, "ServiceUnavailable", ""), True),
+        (ApiError(409, "Conflict", ""), True),
+        (aiohttp.ClientConnectionError("refused"), True),
+        (TimeoutError(), True),
+        (ApiError(422, "Invalid", ""), False),
+        (KeyError("phase"), False),
+    ],
+)
+def test_an_outage_is_what_says_nothing_about_the_job(error: Exception, outage: bool) -> None:
+    assert is_outage(error) == outage
+
+
+async def test_work_that_fails_is_told_apart_by_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue_module, "FIRST_BACKOFF_SECONDS", 1000)
+    monkeypatch.setattr(queue_module, "LONGEST_OUTAGE_BACKOFF_SECONDS", 0.01)
+    queue: WorkQueue[str] = WorkQueue(is_outage=lambda error: isinstance(error, ConnectionError))
+    done, runs = asyncio.Event(), 0
+
+    async def work(key: str) -> None:
+        nonlocal runs
+        runs += 1
+        if runs < 10:
+            raise ConnectionError("refused")
+        done.set()
+
+    queue.add("a")
+    await worked(queue, work, done)
 
 
 async def test_timers_fire_in_order_and_an_earlier_one_wins() -> None:

@@ -108,6 +108,27 @@ def test_the_next_look_at_a_trainer_that_answers_is_when_it_would_be_overdue() -
     assert left == 300 + SILENT_SECONDS - 100
 
 
+@pytest.mark.parametrize(
+    ("to_step", "silent", "left"), [(7, 0.0, SILENT_SECONDS), (0, 59.8, 1.0), (7, 61.0, 1739.0), (None, 0.0, None)]
+)
+def test_a_trainer_that_an_operator_has_not_heard_yet_is_looked_at_again_if_another_one_had_heard_it(
+    to_step: int | None, silent: float, left: float | None
+) -> None:
+    assert stall_finding(gang(to_step=to_step), None, silent, {}, RunPolicy(), NOON) == (None, left)
+
+
+def test_a_trainer_that_hangs_without_an_answer_is_found_by_an_operator_that_starts_anew() -> None:
+    world = training(backoffLimit=0)
+    world.report = None
+    start = world.now
+    while world.status.phase == "Running":
+        decision = world.settle()
+        assert world.status.phase != "Running" or decision.requeue_after is not None, "nothing else looks again"
+        world.pass_time(decision.requeue_after or 0)
+        world.silent_seconds = (world.now - start).total_seconds()
+    assert world.condition("Failed").reason == "Stalled"
+
+
 def training(**policy: object) -> World:
     """A job whose trainer has reported steps."""
     world = World(preference_job(run_policy={"backoffLimit": 1, **policy}))

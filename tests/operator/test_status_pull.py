@@ -344,6 +344,15 @@ async def test_a_trainer_that_answers_no_more_is_known_for_how_long_until_it_doe
     assert setting.puller.silent_seconds(KEY) == 0
 
 
+async def test_a_trainer_that_stops_to_answer_is_told_of_once(setting: Setting) -> None:
+    setting.answers(body(step=1))
+    await setting.news()
+    setting.answers(b"nonsense")
+    await setting.news()
+    await setting.asked_again(3)
+    assert setting.told.empty()
+
+
 async def test_a_stall_is_news_and_so_is_its_end(setting: Setting) -> None:
     stall = {"since": "2030-01-01T00:00:00Z", "deadlineSeconds": 300, "state": "training"}
     setting.answers(body(step=1))

@@ -33,9 +33,17 @@ def test_an_honest_report_is_read_as_it_is() -> None:
     assert read_report(said.model_dump_json(by_alias=True).encode()) == said
 
 
+def without(field: str) -> dict[str, Any]:
+    return {**CHECKPOINT, field: ""}
+
+
 @pytest.mark.parametrize(
     "fields",
     [
+        {"checkpoint": without("uri")},  # no status with an empty one could be stored
+        {"checkpoint": without("digest")},
+        {"bestCheckpoint": {"step": 3, "uri": "", "metric": "loss", "value": 1.0}},
+        {"output": {"uri": "pvc://o", "digest": ""}},
         {"step": 10**4000},
         {"step": LARGEST_WHOLE_NUMBER},
         {"maxSteps": 10**13},

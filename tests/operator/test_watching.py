@@ -22,11 +22,25 @@ class Setting:
         self.queue: WorkQueue[JobKey] = WorkQueue()
         self.jobs = JobRegistry()
         self.seen = SeenVersions()
-        self.watcher = Watcher(self.queue, self.jobs, DepartedPods(), ChildIndex(), self.seen, WatchActivity())
+        self.children = ChildIndex()
+        self.departed = DepartedPods()
+        self.watcher = Watcher(self.queue, self.jobs, self.departed, self.children, self.seen, WatchActivity())
+
+    def queued(self) -> list[JobKey]:
+        return list(self.queue._ready)
 
 
 @pytest.fixture
 async def setting() -> Setting:
+    """Of an operator that works."""
+    setting = Setting()
+    setting.watcher.work_begins()
+    return setting
+
+
+@pytest.fixture
+async def standby() -> Setting:
+    """Of an operator that waits for its turn."""
     return Setting()
 
 
@@ -42,6 +56,66 @@ async def test_known_jobs_that_are_gone_without_a_word_are_looked_at(setting: Se
     assert setting.queue.depth == 0
     setting.watcher.notice_listed(PREFERENCE_JOBS, [named("here")])
     assert list(setting.queue._ready) == [JobKey("PreferenceJob", "team", "gone")]
+
+
+async def test_a_job_whose_pod_is_gone_without_a_word_is_looked_at(setting: Setting) -> None:
+    setting.watcher.know(PREFERENCE_JOBS, named("tune"))
+
+    def pod(name: str, job: str) -> dict[str, Any]:
+        return {"metadata": {"namespace": "team", "name": name, "labels": {"plumbline.dev/job-name": job}}}
+
+    setting.watcher.notice_listed(PODS, [pod("tune-trainer-1-0", "tune"), pod("lost-trainer-1-0", "lost")])
+    assert setting.queue.depth == 0
+    setting.watcher.notice_listed(PODS, [])
+    assert list(setting.queue._ready) == [JobKey("PreferenceJob", "team", "tune")]
+    assert setting.children.names(PODS, "team", "tune") == {"tune-trainer-1-0"}, "a live read finds what is true"
+    assert setting.children.names(PODS, "team", "lost") == frozenset(), "of a job that nobody looks at"
+
+
+async def test_a_job_that_is_there_and_not_known_is_looked_at(setting: Setting) -> None:
+    setting.watcher.notice_listed(PREFERENCE_JOBS, [named("forgotten")])
+    assert setting.queued() == [JobKey("PreferenceJob", "team", "forgotten")]
+
+
+def in_phase(name: str, phase: str) -> dict[str, Any]:
+    return {**named(name), "status": {"phase": phase}}
+
+
+def pod_of(job: str) -> dict[str, Any]:
+    labels = {"plumbline.dev/kind": "PreferenceJob", "plumbline.dev/job-name": job, "plumbline.dev/job-uid": "u"}
+    labels |= {"plumbline.dev/attempt": "1", "plumbline.dev/rank": "0"}
+    ended = {"name": "trainer", "state": {"terminated": {"exitCode": 1}}}
+    metadata = {"namespace": "team", "name": f"{job}-trainer-1-0", "uid": "p", "resourceVersion": "1", "labels": labels}
+    return {"metadata": metadata, "status": {"phase": "Failed", "containerStatuses": [ended]}}
+
+
+async def test_an_operator_that_stands_by_keeps_nothing_of_jobs_that_are_gone(standby: Setting) -> None:
+    for number in range(50):
+        job, pod = in_phase(f"job-{number}", "Running"), pod_of(f"job-{number}")
+        job["metadata"] |= {"uid": "u", "resourceVersion": "1"}
+        standby.watcher.take(PREFERENCE_JOBS, job, deleted=False)
+        standby.watcher.take(PODS, pod, deleted=False)
+        standby.watcher.take(PODS, pod, deleted=True)
+        if number % 2:
+            standby.watcher.take(PREFERENCE_JOBS, job, deleted=True)
+            standby.watcher.take(PODS, pod, deleted=True)
+    standby.watcher.notice_listed(PREFERENCE_JOBS, [])
+    assert (standby.queue.depth, len(standby.jobs)) == (0, 0)
+    assert standby.departed._pods == {}
+    assert standby.children._names == {}
+
+
+async def test_who_takes_over_begins_with_the_jobs_that_need_it(standby: Setting) -> None:
+    phases = {"done": "Complete", "runs": "Running", "failed": "Failed", "new": ""}
+    for name, phase in phases.items():
+        standby.watcher.know(PREFERENCE_JOBS, in_phase(name, phase))
+    standby.watcher.notice_listed(PREFERENCE_JOBS, [named(name) for name in (*phases, "unheard-of")])
+    standby.watcher.concern(PODS, pod_of("long-gone"))
+    assert standby.queue.depth == 0
+    standby.watcher.work_begins()
+    assert [key.name for key in standby.queued()] == ["runs", "new", "unheard-of", "done", "failed"]
+    standby.watcher.concern(PODS, pod_of("later"))
+    assert standby.queue.depth == 6
 
 
 async def test_a_warning_about_a_pod_concerns_the_known_jobs_of_its_name(setting: Setting) -> None:

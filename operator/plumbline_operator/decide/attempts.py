@@ -22,6 +22,8 @@ ATTEMPTS_KEPT = 5
 LOG_TAIL_LIMIT = 8192
 LOST_POD_SECONDS = 30
 """A pod that outlives its grace period by so much is on a node that does not answer, and is deleted without it."""
+UNCONFIRMED_DELETION_SECONDS = 5.0
+"""After which a pod is looked at again that was told to stop and was not seen to."""
 
 
 @dataclass(frozen=True)
@@ -176,9 +178,15 @@ class Stopping:
         return steps
 
     def check_after(self, pods: Sequence[PodView], now: datetime) -> float | None:
-        """Seconds until the first stopping pod counts as lost; None if none is stopping."""
+        """Seconds until the pods that are being stopped are to be looked at again; None if none is left.
+
+        For one that is stopping that is when it counts as lost. One that does not stop yet is only now asked to:
+        whether the request arrived, and whether anybody tells that the pod is gone, is not to be relied on.
+        """
         times = [pod.deletion_time for pod in unfinished(pods) if pod.deletion_time is not None]
         waits = [max(1.0, (min(times) - now).total_seconds() + LOST_POD_SECONDS)] if times else []
+        if len(times) < len(unfinished(pods)):
+            waits.append(UNCONFIRMED_DELETION_SECONDS)
         if (left := node_loss(unfinished(pods), self.nodes, self.node_lost_seconds, now)[1]) is not None:
             waits.append(left)
         return min(waits, default=None)

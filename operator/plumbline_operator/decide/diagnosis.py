@@ -30,7 +30,10 @@ _PREEMPTED_DISRUPTION = frozenset(
     {"PreemptionByScheduler", "PreemptionByKubeScheduler", "WorkloadEvictedDueToPreempted"}
 )
 _PREEMPTED_EVENTS = frozenset({"Preempted", "Preempting"})
-_EVICTED_STATUS = frozenset({"Evicted", "UnexpectedAdmissionError", "OutOfcpu", "OutOfmemory", "OutOfpods"})
+_EVICTED_STATUS = frozenset({"Evicted", "UnexpectedAdmissionError"})
+_OUT_OF = "OutOf"
+"""How the kubelet's reason begins for a pod that it has no room for: the name of the resource follows, such as
+nvidia.com/gpu."""
 _EVICTED_DISRUPTION = frozenset({"EvictionByEvictionAPI", "TerminationByKubelet"})
 _EVICTED_BY_QUEUE = "WorkloadEvictedDueTo"
 """How the reasons of Kueue's condition TerminationTarget begin."""
@@ -203,7 +206,8 @@ def _preempted(case: _Case) -> Verdict | None:
 def _evicted(case: _Case) -> Verdict | None:
     pod = case.pod
     by_queue = pod.disruption.startswith(_EVICTED_BY_QUEUE)
-    if pod.reason not in _EVICTED_STATUS and pod.disruption not in _EVICTED_DISRUPTION and not by_queue:
+    by_kubelet = pod.reason in _EVICTED_STATUS or pod.reason.startswith(_OUT_OF)
+    if not by_kubelet and pod.disruption not in _EVICTED_DISRUPTION and not by_queue:
         return None
     if case.names_own_fault:
         return None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -38,14 +39,38 @@ _LEADING: dict[str, tuple[ConditionType, ...]] = {
 
 
 def read_status(job: Mapping[str, Any]) -> JobStatus:
-    """The stored status. Fields that this version cannot read are dropped; the others, the verdict above all, count."""
-    document = dict(job.get("status") or {})
+    """The stored status, as far as this version can read it; what it can, the verdict above all, counts.
+
+    A newer operator may have written fields that this one does not know: exactly those are left out, for without the
+    attempts around them the pods that run would be of no attempt. What is unreadable otherwise takes its block along.
+    """
+    document = job.get("status") or {}
+    try:
+        return JobStatus.model_validate(document)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+    document = copy.deepcopy(dict(document))
     while True:
+        for one in found:
+            if one["type"] != "extra_forbidden" or not _removed(document, one["loc"]):
+                document.pop(str(one["loc"][0]), None)
         try:
             return JobStatus.model_validate(document)
         except ValidationError as error:
-            for field in {str(found["loc"][0]) for found in error.errors()}:
-                document.pop(field, None)
+            found = error.errors(include_url=False, include_context=False, include_input=False)
+
+
+def _removed(document: Any, path: Sequence[int | str]) -> bool:
+    """Removes the field at the end of the path, in place; False when there is none."""
+    for part in path[:-1]:
+        try:
+            document = document[part]
+        except (KeyError, IndexError, TypeError):
+            return False
+    if not isinstance(document, dict) or path[-1] not in document:
+        return False
+    del document[path[-1]]
+    return True
 
 
 class Draft:

@@ -48,6 +48,8 @@ class AttemptFacts:
     stalled_since: datetime | None = None
     pods_ended: datetime | None = None
     """When the last container ended; None while one runs, or where nobody saw it."""
+    settled_until: datetime | None = None
+    """Up to when the ledger was settled before the attempt."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +64,13 @@ class Split:
 def split_attempt(facts: AttemptFacts, until: datetime) -> Split:
     """Splits the time from the attempt's start to `until`; the parts add up to it.
 
+    What the ledger has settled already is not split again: the clock of an operator that takes over may be behind.
     Boundaries are clocks of different machines, so each is taken as not before the one before it.
     """
     attempt = facts.attempt
     start = attempt.start_time or until
+    if facts.settled_until is not None:
+        start = max(start, facts.settled_until)
     end = max(start, until)
     ended = _within(facts.pods_ended, start, end) if facts.pods_ended is not None else end
     seconds = dict.fromkeys(SPENT, 0.0)
@@ -122,9 +127,9 @@ def split_gap(phase: str, since: datetime, pods_ended: datetime | None, until: d
 
 
 def settle(settled: SettledTime, spent: Mapping[str, float], until: datetime, useful: float | None) -> SettledTime:
-    """The ledger with one more piece of time in it."""
+    """The ledger with one more piece of time in it. It never goes back, though clocks may."""
     sums = {name: getattr(settled, name) + spent.get(name, 0.0) for name in SPENT}
-    return SettledTime(until=until, useful=settled.useful if useful is None else useful, **sums)
+    return SettledTime(until=max(settled.until, until), useful=settled.useful if useful is None else useful, **sums)
 
 
 def states_of(settled: SettledTime, present: Split | None = None) -> Seconds:

@@ -38,6 +38,9 @@ def node_loss(
 
 
 def _left(pod: PodView, nodes: Mapping[str, bool], timeout: int, now: datetime) -> float | None:
-    if pod.finished or pod.not_ready_since is None or nodes.get(pod.node) is not False:
+    # A pod that has not run is never marked as not ready; once its deletion is asked for, that is what a kubelet that
+    # does not answer keeps waiting.
+    since = pod.deletion_requested if pod.phase == "Pending" else pod.not_ready_since
+    if pod.finished or since is None or nodes.get(pod.node) is not False:
         return None
-    return (pod.not_ready_since + timedelta(seconds=timeout) - now).total_seconds()
+    return (since + timedelta(seconds=timeout) - now).total_seconds()

@@ -47,7 +47,7 @@ def active_seconds(status: JobStatus, now: datetime) -> float:
 
 def close_attempt(status: JobStatus, attempt: Attempt, now: datetime) -> None:
     """Ends an attempt and moves its running time into the sum of the ended ones, in place."""
-    attempt.end_time = now
+    attempt.end_time = max(now, attempt.start_time or now)
     usage = status.usage or Usage()
     usage.active_seconds = round(usage.active_seconds + attempt_seconds(attempt, now), 3)
     status.usage = usage
@@ -67,7 +67,7 @@ def update_usage(stored: JobStatus, status: JobStatus, observed: Observed, snaps
     last = status.attempts[-1] if status.attempts else None
     present = None
     if last is not None and last.end_time is None:
-        present = split_attempt(_facts(last, status, observed, snapshot), now)
+        present = split_attempt(_facts(last, settled, status, observed, snapshot), now)
     status.usage = _bill(states_of(settled, present), settled, ended_seconds(status), snapshot)
 
 
@@ -83,7 +83,7 @@ def _settled(
         attempt = next(one for one in status.attempts if one.number == before.number)
         if attempt.end_time is None:
             return settled
-        split = split_attempt(_facts(attempt, status, observed, snapshot), attempt.end_time)
+        split = split_attempt(_facts(attempt, settled, status, observed, snapshot), attempt.end_time)
         completed = attempt.reason == Reason.COMPLETED
         return _rounded(settle(settled, split.seconds, attempt.end_time, surviving(attempt.time, completed)))
     pods = [pod for pod in (*observed.pods, *observed.departed) if before is not None and pod.attempt == before.number]
@@ -104,7 +104,9 @@ def _take_measurements(attempt: Attempt, gang: Gang, report: StatusReport | None
         attempt.scheduled_time = max(known) if len(known) == len(bound) else attempt.running_time or now
 
 
-def _facts(attempt: Attempt, status: JobStatus, observed: Observed, snapshot: Snapshot) -> AttemptFacts:
+def _facts(
+    attempt: Attempt, settled: SettledTime, status: JobStatus, observed: Observed, snapshot: Snapshot
+) -> AttemptFacts:
     gang = gang_of(attempt, snapshot.replicas, observed)
     words: TerminationMessage | None = gang.words
     everyone = (*gang.pods, *gang.departed)
@@ -114,6 +116,7 @@ def _facts(attempt: Attempt, status: JobStatus, observed: Observed, snapshot: Sn
         said_last_words=words is not None and words.time is not None,
         stalled_since=_stalled_since(status, observed.report, attempt),
         pods_ended=max((end for pod in everyone if (end := _end_of(pod)) is not None), default=None) if over else None,
+        settled_until=settled.until,
     )
 
 
