@@ -25,6 +25,7 @@ from plumbline_trainer.exploration import (
     plan_rescue,
     prompt_weights,
 )
+from plumbline_trainer.objectives.policy.demonstrations import DEMONSTRATED
 from plumbline_trainer.reporting.metrics import Metric
 from plumbline_trainer.rewards.scoring import Scores
 from plumbline_trainer.rollout.experience import Experience
@@ -116,10 +117,12 @@ class Explorer:
         return None
 
     def demonstrations(self, slots: Sequence[int], rows: Sequence[int]) -> list[Experience]:
-        """The demonstrations of this rank's `slots`, whose advantage is their weight."""
+        """The demonstrations of this rank's `slots`, called that for the loss; their advantage is their weight."""
         if not isinstance(self._rescue, Demonstration):
             return []
         found = [self._solution(slot, rows[slot], self._rescue.weight) for slot in slots if self._is_mine(slot)]
+        for one in found:
+            one.prepared = {DEMONSTRATED: torch.tensor(1.0)}
         self._logprobs(found)
         return [replace(one, sampled_logprobs=_given(one.old_logprobs), old_logprobs=None) for one in found]
 

@@ -212,8 +212,8 @@ class Updates:
         )
 
     def _prepared(self, some: Sequence[Experience]) -> dict[str, Tensor]:
-        """What the objective prepared, [B] or [B, T]; a completion that came later, such as a demonstration, has none:
-        it keeps all its tokens and has 0 for the rest."""
+        """What was prepared, [B] or [B, T]. A demonstration keeps all its tokens and has 0 for the rest, which its loss
+        does not see; a completion that is none is not called one."""
         shapes = {name: values.dim() for experience in some for name, values in experience.prepared.items()}
         found = {}
         for name, dimensions in shapes.items():

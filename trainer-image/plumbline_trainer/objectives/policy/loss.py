@@ -2,8 +2,9 @@
 
     loss = aggregate( objective x off-policy weight x selection  +  KL penalty  -  coefficient x entropy )
 
-over the tokens of all completions of a step. Every factor and term is one of single tokens or completions, or follows
-from the whole rollout or the steps before, so the shares of micro-batches add up however they are split.
+over the tokens of all completions of a step. For demonstrations the likelihood stands in place of the objective. Every
+factor and term is one of single tokens or completions, or follows from the whole rollout or the steps before, so the
+shares of micro-batches add up however they are split.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from plumbline_api.methods.off_policy import OffPolicyCorrection
 from plumbline_api.methods.policy.family import PolicyObjective
 from plumbline_api.methods.policy_aggregation import PolicyAggregation, PolicyAggregationChoice
 from plumbline_trainer.objectives.policy.aggregation import AGGREGATIONS
+from plumbline_trainer.objectives.policy.demonstrations import DEMONSTRATED, beside_demonstrations
 from plumbline_trainer.objectives.policy.entropy import entropy_term
-from plumbline_trainer.objectives.policy.inputs import PolicyTokens, StepCounts
+from plumbline_trainer.objectives.policy.inputs import PolicyTokens, StepCounts, TokenLosses
 from plumbline_trainer.objectives.policy.kl import KL_PENALTIES
 from plumbline_trainer.objectives.policy.off_policy import CORRECTIONS
 from plumbline_trainer.objectives.policy.token_selection import SELECTED
@@ -37,14 +39,21 @@ def policy_loss(
     """The micro-batch's share of the step's loss (scalar, differentiable), and its metrics.
 
     Shares of all micro-batches and ranks add up to the loss of the step. `aggregation` defaults to the objective's.
-    Tokens that `tokens.prepared` does not select have no loss of the objective; penalties act on all. With an
+    Tokens that `tokens.prepared` does not select have no loss of the objective; penalties act on all. Completions that
+    it calls demonstrations have the loss of their likelihood, whatever the objective. With an
     `entropy_coefficient`, 0 included, the policy's entropy is measured. Raises `ValueError` if `tokens` lack what a
     part needs.
     """
-    losses, metrics = implementation_of(objective)(objective, tokens)
-    if correction is not None:
-        weights, about_weights = CORRECTIONS.of(correction)(correction, tokens)
-        losses, metrics = losses * weights, {**metrics, **about_weights}
+
+    def of_samples(samples: PolicyTokens) -> TokenLosses:
+        losses, metrics = implementation_of(objective)(objective, samples)
+        if correction is None:
+            return losses, metrics
+        weights, about_weights = CORRECTIONS.of(correction)(correction, samples)
+        return losses * weights, {**metrics, **about_weights}
+
+    with_demonstrations = DEMONSTRATED in tokens.prepared
+    losses, metrics = beside_demonstrations(of_samples, tokens) if with_demonstrations else of_samples(tokens)
     if SELECTED in tokens.prepared:
         losses = losses * tokens.prepared_as(SELECTED)
     if kl is not None:
