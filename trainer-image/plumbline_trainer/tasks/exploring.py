@@ -53,6 +53,7 @@ class Explorer:
         """`logprobs` writes the present policy's log-probabilities into experiences. Raises `DataError` where rows
         lack the texts of a rescue."""
         self._ranks, self._train, self._sampler, self._logprobs = ranks, train, sampler, logprobs
+        self._objective = spec.objective.value
         stages, limits = spec.exploration, spec.training
         self._resampling = None if stages.resampling is None else stages.resampling.value
         self._rescue = None if stages.rescue is None else stages.rescue.value
@@ -100,12 +101,10 @@ class Explorer:
                 self._put_solution(judgement, slot, rows[slot])
         return plan.demonstrated
 
-    def weighted(self, estimated: Tensor, everyone: JudgedRollout) -> Tensor:
-        """Advantages under which every prompt weighs the same although their numbers of samples differ."""
-        if self._budget is None:
-            return estimated
-        factors = prompt_weights(everyone)
-        return estimated * (factors if estimated.dim() == 1 else factors[:, None])
+    def prompt_weights(self, everyone: JudgedRollout) -> Tensor | None:
+        """[N] factors on losses under which every prompt weighs the same although their numbers of samples differ; None
+        where it does so without them."""
+        return prompt_weights(everyone) if self._budget is not None and self._objective.weighs_by_samples else None
 
     def behaviour(self, candidate: Candidate) -> Tensor | None:
         """The denominator of the importance ratio where it is not the policy before the update."""

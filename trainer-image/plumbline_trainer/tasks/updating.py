@@ -19,6 +19,7 @@ from plumbline_trainer.modeling.scoring import evaluating
 from plumbline_trainer.modeling.token_entropy import token_logprobs_and_entropy
 from plumbline_trainer.objectives.policy.inputs import PolicyTokens, StepCounts
 from plumbline_trainer.objectives.policy.loss import policy_loss
+from plumbline_trainer.objectives.policy.preparation import PROMPT_WEIGHT
 from plumbline_trainer.objectives.policy.token_selection import SELECTED
 from plumbline_trainer.reporting.metrics import Metric
 from plumbline_trainer.rollout.experience import Experience, Rollout, padded
@@ -212,12 +213,12 @@ class Updates:
         )
 
     def _prepared(self, some: Sequence[Experience]) -> dict[str, Tensor]:
-        """What was prepared, [B] or [B, T]. A demonstration keeps all its tokens and has 0 for the rest, which its loss
-        does not see; a completion that is none is not called one."""
+        """What was prepared, [B] or [B, T]. A demonstration keeps all its tokens and its weight; the rest, which its
+        loss does not see, is 0, and so is for other completions that they are demonstrations."""
         shapes = {name: values.dim() for experience in some for name, values in experience.prepared.items()}
         found = {}
         for name, dimensions in shapes.items():
-            missing = 1.0 if name == SELECTED else 0.0
+            missing = 1.0 if name in (SELECTED, PROMPT_WEIGHT) else 0.0
             values = self._laid(
                 [
                     experience.prepared.get(name, torch.full((len(experience.tokens),) * dimensions, missing))

@@ -1,6 +1,7 @@
 """The loss of a micro-batch of completions: the objective, what corrects and regularizes it, and the aggregation.
 
-    loss = aggregate( objective x off-policy weight x selection  +  KL penalty  -  coefficient x entropy )
+    loss = aggregate( objective x off-policy weight x selection x weight of the prompt  +  KL penalty
+                      -  coefficient x entropy )
 
 over the tokens of all completions of a step. For demonstrations the likelihood stands in place of the objective. Every
 factor and term is one of single tokens or completions, or follows from the whole rollout or the steps before, so the
@@ -21,6 +22,7 @@ from plumbline_trainer.objectives.policy.entropy import entropy_term
 from plumbline_trainer.objectives.policy.inputs import PolicyTokens, StepCounts, TokenLosses
 from plumbline_trainer.objectives.policy.kl import KL_PENALTIES
 from plumbline_trainer.objectives.policy.off_policy import CORRECTIONS
+from plumbline_trainer.objectives.policy.preparation import PROMPT_WEIGHT
 from plumbline_trainer.objectives.policy.token_selection import SELECTED
 from plumbline_trainer.objectives.registry import implementation_of
 from plumbline_trainer.reporting.metrics import Metric
@@ -39,10 +41,10 @@ def policy_loss(
     """The micro-batch's share of the step's loss (scalar, differentiable), and its metrics.
 
     Shares of all micro-batches and ranks add up to the loss of the step. `aggregation` defaults to the objective's.
-    Tokens that `tokens.prepared` does not select have no loss of the objective; penalties act on all. Completions that
-    it calls demonstrations have the loss of their likelihood, whatever the objective. With an
-    `entropy_coefficient`, 0 included, the policy's entropy is measured. Raises `ValueError` if `tokens` lack what a
-    part needs.
+    Of `tokens.prepared`: tokens that are not selected have no loss of the objective, losses of the objective are
+    multiplied by the weight of the prompt, penalties act on all alike, and what is demonstrated has the loss of its
+    likelihood, whatever the objective. With an `entropy_coefficient`, 0 included, the policy's entropy is measured.
+    Raises `ValueError` if `tokens` lack what a part needs.
     """
 
     def of_samples(samples: PolicyTokens) -> TokenLosses:
@@ -56,6 +58,8 @@ def policy_loss(
     losses, metrics = beside_demonstrations(of_samples, tokens) if with_demonstrations else of_samples(tokens)
     if SELECTED in tokens.prepared:
         losses = losses * tokens.prepared_as(SELECTED)
+    if PROMPT_WEIGHT in tokens.prepared:
+        losses = losses * tokens.prepared_as(PROMPT_WEIGHT)
     if kl is not None:
         penalty, about_kl = KL_PENALTIES.of(kl)(kl, tokens)
         losses, metrics = losses + penalty, {**metrics, **about_kl}
