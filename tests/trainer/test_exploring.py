@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 
-from plumbline_api.contract import TrainerConfig
 from plumbline_trainer.distributed import Ranks
 from plumbline_trainer.objectives.policy.preparation import PROMPT_WEIGHT
 from plumbline_trainer.rollout.experience import Experience
@@ -36,10 +35,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def open_task(tmp_path: Path, model: Path) -> Iterator[Open]:
     opened: list[RLVRTask] = []
 
-    def open_one(patch: dict[str, Any], change: Callable[[TrainerConfig], TrainerConfig] = lambda one: one) -> RLVRTask:
+    def open_one(patch: dict[str, Any], **training: Any) -> RLVRTask:
         stop = StopRequest()
-        config = change(write_job(tmp_path, model, patch, {"steps": 8, "batchSize": 24, "maxCompletionTokens": 2}))
-        opened.append(build(config, Ranks(stop, torch.device("cpu")), stop))
+        limits = {"steps": 8, "batchSize": 24, "maxCompletionTokens": 2, **training}
+        opened.append(build(write_job(tmp_path, model, patch, limits), Ranks(stop, torch.device("cpu")), stop))
         return opened[-1]
 
     yield open_one
@@ -111,3 +110,70 @@ def test_a_budget_goes_by_what_the_policy_solved_without_help(open_task: Open, r
     sums = torch.tensor(task.state_dict()["collector"]["exploration"]["budget"]["sums"])
     assert sums[:, 0].tolist() == [4.0] * 6
     assert sums[:, 1].tolist() == [0.0] * 6
+
+
+def update(task: RLVRTask, batch: Batch, rate: float = 0.5) -> None:
+    """One step of gradient descent."""
+    for micro_batch in batch.micro_batches:
+        task.loss(micro_batch)[0].backward()
+    with torch.no_grad():
+        for parameter in task.model.parameters():
+            if parameter.grad is not None:
+                parameter -= rate * parameter.grad
+                parameter.grad = None
+
+
+@pytest.mark.parametrize("updates", [1, 2])
+@pytest.mark.parametrize(("objective", "weighs"), [("grpo", False), ("decoupledPpo", True)])
+def test_the_ratio_of_a_replayed_sample_is_to_the_policy_now_where_it_is_weighted_by_its_sampler(
+    open_task: Open, objective: str, weighs: bool, updates: int
+) -> None:
+    """(pi_prox / pi_behav) min(r A, clip(r) A) with r = pi / pi_prox, or min(r A, clip(r) A) with r = pi / pi_behav."""
+    task = open_task(
+        {
+            "objective": {objective: {}},
+            "exploration.replay": {"possibilityPassRate": {"share": 1.0}},
+            "rollout.updatesPerRollout": updates,
+        },
+        microBatchSize=1,
+    )
+    for step in range(updates):
+        first = task.prepare(step)
+        sampled = {(one.row, *one.tokens): one for one in experiences(first)}
+        update(task, first)
+    replayed = 0
+    for micro_batch in task.prepare(updates).micro_batches:
+        [one] = micro_batch.experiences
+        _, metrics = task.loss(micro_batch)
+        if one.slot < 6:
+            assert metrics["ratio"].value == pytest.approx(1.0, abs=1e-5)
+            continue
+        replayed += 1
+        behaviour = sampled[(one.row, *one.tokens)].sampled_logprobs
+        torch.testing.assert_close(one.sampled_logprobs, behaviour, atol=1e-4, rtol=0)
+        assert metrics["sampler_gap"].count == 0
+        assert (metrics["ratio"].value == pytest.approx(1.0, abs=1e-5)) == weighs
+        if weighs:
+            assert metrics["staleness_weight"].value != pytest.approx(1.0, abs=1e-3)
+    assert replayed > 0
+
+
+def test_a_hinted_sample_is_weighted_by_its_sampler_too(open_task: Open) -> None:
+    task = open_task(
+        {
+            "objective": {"decoupledPpo": {}},
+            "exploration.rescue": {"guidance": {"template": "{prompt} Hint: {hint}", "samples": 4}},
+            "rewards": NEVER_RIGHT,
+            "entropy": {"bonus": {"coefficient": 0.01}},  # so that no completion is left out
+        },
+        microBatchSize=1,
+    )
+    hinted = 0
+    for micro_batch in task.prepare(0).micro_batches:
+        [one] = micro_batch.experiences
+        _, metrics = task.loss(micro_batch)
+        assert metrics["ratio"].value == pytest.approx(1.0)
+        if one.stale:
+            hinted += 1
+            assert metrics["staleness_weight"].value != pytest.approx(1.0, abs=1e-4)
+    assert hinted == 24

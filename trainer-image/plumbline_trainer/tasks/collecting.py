@@ -281,15 +281,13 @@ class Collector:
                 continue
             experience.advantages = advantages_of_tokens.float().clone()
             experience.reward = float(everyone.rewards[place])
-            experience.old_logprobs = self._explorer.behaviour(candidate)
-            experience.stale = experience.old_logprobs is not None
             experience.prepared = {
                 name: (values[place, :length] if values.dim() == 2 else values[place]).float().clone()
                 for name, values in needed.items()
             }
             if targets is not None:
                 experience.returns = targets[place, :length].float().clone()
-            experiences.append(experience)
+            experiences.append(self._explorer.attributed(experience, candidate))
         return experiences
 
     def _add_frozen_logprobs(self, rollout: Rollout, phases: dict[str, float]) -> None:

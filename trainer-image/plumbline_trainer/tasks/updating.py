@@ -234,12 +234,15 @@ class Updates:
         some = micro_batch.experiences
         if not micro_batch.fresh:
             return self._laid([experience.old_logprobs for experience in some])
-        if not any(experience.stale for experience in some):
+        kept = [experience.old_logprobs if experience.stale else None for experience in some]
+        if all(one is None for one in kept):
             return None
-        old = self._laid([one.old_logprobs if one.stale else torch.zeros(len(one.tokens)) for one in some])
+        old = self._laid(
+            [torch.zeros(len(one.tokens)) if found is None else found for one, found in zip(some, kept, strict=True)]
+        )
         assert old is not None
-        stale = torch.tensor([experience.stale for experience in some], device=self._device)
-        return torch.where(stale[:, None], old, present)
+        differs = torch.tensor([one is not None for one in kept], device=self._device)
+        return torch.where(differs[:, None], old, present)
 
     def _critic_loss(self, micro_batch: MicroBatch, states: Tensor) -> tuple[Tensor, dict[str, Metric]]:
         assert self._critic is not None
