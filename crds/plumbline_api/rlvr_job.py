@@ -31,6 +31,11 @@ from plumbline_api.status import JobStatus
 
 _GROUP_BASELINES = [member.member_key for member in Advantage.members() if member.needs_group]
 _ON_POLICY = [member.member_key for member in PolicyObjective.members() if member.strictly_on_policy]
+_OF_WHOLE_GROUPS = [
+    member.member_key
+    for member in PolicyObjective.members()
+    if member.needs_whole_groups and not member.strictly_on_policy
+]
 _CROSS_ENTROPY = any_of([has("critic.shared.loss.bce"), has("critic.separate.loss.bce")])
 _REGULARIZING = [member.member_key for member in PolicyObjective.members() if member.regularizes_divergence]
 _WITH_VALUES = [member.member_key for member in Advantage.members() if member.needs_values]
@@ -132,6 +137,11 @@ class RLVRJobSpec(JobSpec):
             ),
             f"exploration.replay and exploration.rescue.guidance must not be set with the objective {', '.join(_ON_POLICY)}: what another policy wrote needs an importance ratio",
             path="exploration",
+        ),
+        Rule(
+            (~any_of([has(f"objective.{key}") for key in _OF_WHOLE_GROUPS])).when(has("exploration.replay")),
+            f"exploration.replay must not be set with the objective {', '.join(_OF_WHOLE_GROUPS)}: a replayed sample comes alone, without those of its prompt that the objective compares it with",
+            path="exploration.replay",
         ),
         Rule(
             ~(has("offPolicyCorrection") & any_of([has("objective.decoupledPpo"), has("objective.ppoEwma")])),

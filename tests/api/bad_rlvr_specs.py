@@ -12,6 +12,11 @@ from tests.api.valid_specs import REMOVED, ROLLOUT_SERVER
 _GROUP_BASELINES = ", ".join(member.member_key for member in Advantage.members() if member.needs_group)
 _WITH_VALUES = ", ".join(member.member_key for member in Advantage.members() if member.needs_values)
 _ON_POLICY = ", ".join(member.member_key for member in PolicyObjective.members() if member.strictly_on_policy)
+_OF_WHOLE_GROUPS = ", ".join(
+    member.member_key
+    for member in PolicyObjective.members()
+    if member.needs_whole_groups and not member.strictly_on_policy
+)
 _REGULARIZING = ", ".join(member.member_key for member in PolicyObjective.members() if member.regularizes_divergence)
 
 _BASE = {"source": {"volume": {"claimName": "models", "path": "base"}}}
@@ -325,6 +330,16 @@ _OF_BLOCKS = (
             ("earlier-samples", {"spec.exploration.replay": {"selective": {}}}),
             ("hinted-samples", {"spec.exploration.rescue": {"guidance": {}}}),
         )
+    ),
+    *(
+        _bad(
+            f"{objective}-of-single-samples",
+            {"spec.objective": {objective: {}}, "spec.exploration.replay": {"selective": {}}},
+            "exploration.replay",
+            f"exploration.replay must not be set with the objective {_OF_WHOLE_GROUPS}: a replayed sample comes alone, "
+            "without those of its prompt that the objective compares it with",
+        )
+        for objective in ("gvpo", "marginalLikelihood")
     ),
     *(
         _bad(

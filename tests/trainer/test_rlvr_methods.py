@@ -59,6 +59,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "offPolicyCorrection": {"truncated": {}},
     },
     "kept-solutions": {"objective": {"expertIteration": {"keepSolutions": 2}}, "rollout.updatesPerRollout": 2},
+    **{
+        f"demonstrations-{objective}": {
+            "objective": {objective: {}},
+            "exploration.rescue": {"demonstration": {"threshold": 0.5, "weight": 0.5}},
+        }
+        for objective in ("copo", "gpg", "gvpo", "mdpo", "raft", "redDrop", "returnConditioned", "sequenceConfidence")
+    },
 }
 """What is no member of a family: patches of the spec."""
 

@@ -173,11 +173,3 @@ def test_the_corrected_gradient_is_that_of_the_prompt_without_the_hint():
     torch.testing.assert_close(corrected, wanted)
     uncorrected = torch.autograd.grad((hinted * logits.log_softmax(0) * estimated).sum(), logits)[0]
     assert not math.isclose(float(torch.cosine_similarity(uncorrected, wanted, dim=0)), 1.0, abs_tol=1e-3)
-
-
-def test_a_demonstration_has_the_gradient_of_its_likelihood():
-    logits = torch.tensor([-2.0, 0.5, 1.0], requires_grad=True)
-    old = logits.detach().log_softmax(0)[:1]
-    found = policy_gradient(logits, torch.tensor([0]), old, torch.tensor([1.0]))
-    wanted = torch.autograd.grad(-logits.log_softmax(0)[0], logits)[0]
-    torch.testing.assert_close(found, wanted)

@@ -14,6 +14,7 @@ from plumbline_api.methods.policy_aggregation import Constant, PolicyAggregation
 from plumbline_trainer.objectives.policy.aggregation import AGGREGATIONS
 from plumbline_trainer.objectives.policy.inputs import PolicyTokens
 from plumbline_trainer.objectives.policy.kl import KL_PENALTIES
+from plumbline_trainer.objectives.policy.preparation import PROMPT_WEIGHT
 from plumbline_trainer.objectives.registry import POLICY_OBJECTIVES, implementation_of
 from plumbline_trainer.reporting.metrics import merge
 from tests.trainer.policy.records import counts, loss_of, random_tokens, with_preparation
@@ -117,6 +118,20 @@ def test_very_unlikely_tokens_leave_loss_and_gradient_finite(parameters: PolicyO
     (gradient,) = torch.autograd.grad(loss, far.logprobs, allow_unused=True)
     assert loss.isfinite()
     assert gradient is None or gradient.isfinite().all()
+
+
+@objectives
+def test_a_prompts_weight_is_a_factor_of_its_losses_and_of_no_penalty(parameters: PolicyObjective) -> None:
+    batch = batch_for(parameters, seed=7)
+    factors = torch.tensor([0.5, 3.0, 1.0], dtype=torch.float64)[batch.groups]
+    heavier = replace(batch, prepared={**batch.prepared, PROMPT_WEIGHT: factors})
+    plain, _ = implementation_of(parameters)(parameters, batch)
+    how = SequenceMean()
+    expected = AGGREGATIONS.of(how)(how, plain * factors[:, None], batch.mask, counts(batch))
+    torch.testing.assert_close(loss_of(parameters, heavier, aggregation=how)[0], expected)
+    kl = KlInLoss(coefficient=0.1)
+    penalty = loss_of(parameters, batch, kl=kl)[0] - loss_of(parameters, batch)[0]
+    torch.testing.assert_close(loss_of(parameters, heavier, kl=kl)[0] - loss_of(parameters, heavier)[0], penalty)
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATED, ids=repr)

@@ -34,6 +34,17 @@ def test_one_side_with_weights_has_the_gradient_of_the_clipped_surrogate():
     torch.testing.assert_close(found, torch.autograd.grad(clipped, batch.logprobs)[0])
 
 
+@pytest.mark.parametrize("clip", ["none", "oneSide", "twoSide", "ring"])
+def test_tokens_far_more_likely_than_before_leave_loss_and_gradient_finite(clip):
+    """exp(100) is no float32, and what is outside the range has no gradient, not an undefined one."""
+    logprobs = torch.tensor([[-1.0, -1.0], [-1.0, -2.0]], requires_grad=True)
+    far = tokens([[-1.0, -1.0], [-1.0, -2.0]], [1.0, -1.0])
+    far = replace(far, logprobs=logprobs, advantages=far.advantages.float(), old_logprobs=logprobs.detach() - 100)
+    loss, _ = loss_of(Rec(clip=clip, importance_sampling=True), far)
+    (gradient,) = torch.autograd.grad(loss, logprobs)
+    assert loss.isfinite() and gradient.isfinite().all()
+
+
 @pytest.mark.parametrize(
     ("clip", "kept"),
     [

@@ -67,7 +67,7 @@ def allocate(weights: Tensor, total: int, minimum: int) -> list[int]:
 
 
 def prompt_weights(rollout: JudgedRollout) -> Tensor:
-    """[N] float64: factors on advantages under which every prompt weighs the same in a mean over completions.
+    """[N] float64: factors on losses under which every prompt weighs the same in a mean over completions.
 
     With n completions that count, n_g of them of a completion's own group, and P groups: n / (P n_g). Their mean is 1.
     """

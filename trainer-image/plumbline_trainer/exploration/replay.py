@@ -1,7 +1,7 @@
 """A buffer of samples of earlier rollouts, from which some are drawn by priority.
 
-A replayed sample keeps the log-probabilities of the policy that sampled it, so that an update corrects for its age by
-the importance ratio. It is never fresh: `old_logprobs` is always set.
+A stored sample keeps the log-probabilities of the policy that sampled it, always as `old_logprobs`, so that an update
+can correct for its age.
 """
 
 from __future__ import annotations

@@ -70,8 +70,7 @@ def demonstration(parameters: Demonstration, rollout: JudgedRollout, available: 
     """Groups whose success rate is at most the threshold are learnt from their demonstration (HPT; Lv et al. 2025).
 
     The gate: success rate P > threshold -> reinforcement learning on the samples alone, otherwise the likelihood of
-    the demonstration alone. With an advantage of `weight` and a ratio that starts at 1, the gradient of an objective
-    with token ratios is that of -weight * log pi(demonstration), in the objective's own aggregation over tokens.
+    the demonstration alone: -weight * log pi of each of its tokens, whatever the objective, in the job's aggregation.
     """
     rates = success_rates(rollout)
     gated = [group for group, rate in rates.items() if rate <= parameters.threshold and group in available]

@@ -38,11 +38,11 @@ class Experience:
 
     old_logprobs: Tensor | None = None
     """As the trainer computes them, under the policy before this rollout's updates; of a stale one under whatever
-    policy its importance ratio is taken to."""
+    policy its importance ratio is taken to. None in a first update where that is the policy as it is."""
 
     stale: bool = False
-    """Whether the policy before this rollout's updates is not the one of `old_logprobs`, so that its ratio is not 1
-    in the first update either."""
+    """Whether another policy than the one before this rollout's updates sampled it, or is the one of `old_logprobs`:
+    with these its ratio is not 1 in the first update either."""
 
     reference_logprobs: Tensor | None = None
     values: Tensor | None = None

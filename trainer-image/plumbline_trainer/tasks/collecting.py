@@ -18,7 +18,7 @@ from plumbline_trainer.distributed import Ranks
 from plumbline_trainer.exploration import select, without_groups
 from plumbline_trainer.modeling.reference import Reference
 from plumbline_trainer.objectives.policy.kl import kl_rewards, next_kl_coefficient
-from plumbline_trainer.objectives.policy.preparation import prepared
+from plumbline_trainer.objectives.policy.preparation import PROMPT_WEIGHT, prepared
 from plumbline_trainer.objectives.policy.token_selection import SELECTED, SELECTORS
 from plumbline_trainer.reporting.metrics import Metric
 from plumbline_trainer.rewards.scoring import check_error_shares
@@ -89,12 +89,12 @@ class Collector:
         rows = self._curriculum.choose(number, self._spec.training.batch_size // self._spec.rollout.group_size)
         judgement = Judgement()
         tokens = self._sample(judgement, rows, number, phases)
-        demonstrated = self._explorer.rescue(judgement, self._everyone(judgement, number)[0], rows, number, phases)
-        everyone, mine = self._everyone(judgement, number)
-        self._explorer.observe(rows, everyone)
+        sampled, _ = self._everyone(judgement, number)
+        self._explorer.observe(rows, sampled)
+        demonstrated = self._explorer.rescue(judgement, sampled, rows, number, phases)
         if self._kept.any:
             self._kept.recall(judgement, rows)
-            everyone, mine = self._everyone(judgement, number)
+        everyone, mine = self._everyone(judgement, number)
         candidates = judgement.candidates
         own = [_bare(candidate) for candidate in candidates]
         evidence = None
@@ -107,7 +107,7 @@ class Collector:
         )
         everyone, about_kl = self._with_frozen_values(own, candidates, everyone, phases)
         everyone = select(self._explorer.selection, without_groups(everyone, demonstrated))
-        estimated = self._explorer.weighted(self._advantages(everyone), everyone)
+        estimated = self._advantages(everyone)
         self._curriculum.observe(number, rows, everyone, estimated)
         experiences = self._experiences(own, candidates, everyone, mine, estimated)
         added = self._explorer.demonstrations(demonstrated, rows)
@@ -261,6 +261,9 @@ class Collector:
         """This rank's completions that can move the policy or the critic, with what an update needs of them."""
         by_token = estimated if estimated.dim() == 2 else estimated[:, None].expand(everyone.logprobs.shape)
         needed = prepared(self._objective, everyone, estimated)
+        weights = self._explorer.prompt_weights(everyone)
+        if weights is not None:
+            needed[PROMPT_WEIGHT] = weights
         if self._selection is not None:
             entropies = self._updates.entropies(own, self._ranks.stop.raise_if_requested)
             table = self._evidence.table(candidates, entropies, everyone)
@@ -278,15 +281,13 @@ class Collector:
                 continue
             experience.advantages = advantages_of_tokens.float().clone()
             experience.reward = float(everyone.rewards[place])
-            experience.old_logprobs = self._explorer.behaviour(candidate)
-            experience.stale = experience.old_logprobs is not None
             experience.prepared = {
                 name: (values[place, :length] if values.dim() == 2 else values[place]).float().clone()
                 for name, values in needed.items()
             }
             if targets is not None:
                 experience.returns = targets[place, :length].float().clone()
-            experiences.append(experience)
+            experiences.append(self._explorer.attributed(experience, candidate))
         return experiences
 
     def _add_frozen_logprobs(self, rollout: Rollout, phases: dict[str, float]) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from plumbline_api.methods.exploration.family import SampleSelection
 from plumbline_api.methods.exploration.rescue import Demonstration, Gold, Guidance
+from plumbline_api.methods.policy.decoupled import DecoupledPpo
 from plumbline_api.rlvr_job import RLVRJobSpec
 from plumbline_trainer.data.rendering import Renderer
 from plumbline_trainer.distributed import Ranks
@@ -25,6 +26,7 @@ from plumbline_trainer.exploration import (
     plan_rescue,
     prompt_weights,
 )
+from plumbline_trainer.objectives.policy.demonstrations import DEMONSTRATED
 from plumbline_trainer.reporting.metrics import Metric
 from plumbline_trainer.rewards.scoring import Scores
 from plumbline_trainer.rollout.experience import Experience
@@ -52,6 +54,8 @@ class Explorer:
         """`logprobs` writes the present policy's log-probabilities into experiences. Raises `DataError` where rows
         lack the texts of a rescue."""
         self._ranks, self._train, self._sampler, self._logprobs = ranks, train, sampler, logprobs
+        self._objective = spec.objective.value
+        self._weighs_by_sampler = isinstance(self._objective, DecoupledPpo)
         stages, limits = spec.exploration, spec.training
         self._resampling = None if stages.resampling is None else stages.resampling.value
         self._rescue = None if stages.rescue is None else stages.rescue.value
@@ -99,27 +103,27 @@ class Explorer:
                 self._put_solution(judgement, slot, rows[slot])
         return plan.demonstrated
 
-    def weighted(self, estimated: Tensor, everyone: JudgedRollout) -> Tensor:
-        """Advantages under which every prompt weighs the same although their numbers of samples differ."""
-        if self._budget is None:
-            return estimated
-        factors = prompt_weights(everyone)
-        return estimated * (factors if estimated.dim() == 1 else factors[:, None])
+    def prompt_weights(self, everyone: JudgedRollout) -> Tensor | None:
+        """[N] factors on losses under which every prompt weighs the same although their numbers of samples differ; None
+        where it does so without them."""
+        return prompt_weights(everyone) if self._budget is not None and self._objective.weighs_by_samples else None
 
-    def behaviour(self, candidate: Candidate) -> Tensor | None:
-        """The denominator of the importance ratio where it is not the policy before the update."""
+    def attributed(self, experience: Experience, candidate: Candidate) -> Experience:
+        """The experience of `candidate`, as one of another policy if it is learnt from as such."""
         corrects = isinstance(self._rescue, Guidance) and self._rescue.importance_correction
         if candidate.hinted and corrects:
-            return torch.tensor(candidate.completion.logprobs)
+            return self._of_another_policy(experience, torch.tensor(candidate.completion.logprobs))
         if candidate.injected and isinstance(self._rescue, Gold) and self._rescue.behaviour == "certain":
-            return torch.zeros(len(candidate.completion.tokens))
-        return None
+            return self._of_another_policy(experience, torch.zeros(len(candidate.completion.tokens)))
+        return experience
 
     def demonstrations(self, slots: Sequence[int], rows: Sequence[int]) -> list[Experience]:
-        """The demonstrations of this rank's `slots`, whose advantage is their weight."""
+        """The demonstrations of this rank's `slots`, called that for the loss; their advantage is their weight."""
         if not isinstance(self._rescue, Demonstration):
             return []
         found = [self._solution(slot, rows[slot], self._rescue.weight) for slot in slots if self._is_mine(slot)]
+        for one in found:
+            one.prepared = {DEMONSTRATED: torch.tensor(1.0)}
         self._logprobs(found)
         return [replace(one, sampled_logprobs=_given(one.old_logprobs), old_logprobs=None) for one in found]
 
@@ -130,11 +134,14 @@ class Explorer:
         signal = estimated != 0 if estimated.dim() == 1 else (estimated != 0).any(dim=1)
         learnt, silent = int((everyone.valid & signal).sum()), int((everyone.valid & ~signal).sum())
         drawn = self._replay.draw(number, learnt, silent, first_slot)
-        return [replace(one, stale=True) for one in drawn if self._is_mine(one.slot)]
+        return [self._of_another_policy(one, _given(one.old_logprobs)) for one in drawn if self._is_mine(one.slot)]
 
     def remember(self, number: int, experiences: Sequence[Experience]) -> None:
         """Puts the samples of all ranks into the replay."""
         if self._replay is not None:
+            if self._weighs_by_sampler:
+                # theirs are the sampler's log-probabilities: the old ones are of the policy that ratios are taken to
+                experiences = [replace(one, old_logprobs=None) if one.stale else one for one in experiences]
             everyones = [one for share in self._ranks.gather(list(experiences)) for one in share]
             self._replay.add(number, sorted(everyones, key=lambda one: (one.slot, one.sample)))
 
@@ -184,6 +191,16 @@ class Explorer:
             [Candidate(slot, last, row, completion, text, injected=True)],
             Scores(components, total, torch.ones(1, dtype=torch.bool), {}),
         )
+
+    def _of_another_policy(self, experience: Experience, behaviour: Tensor) -> Experience:
+        """The experience as one that a policy with the log-probabilities `behaviour` sampled.
+
+        They are the denominator of its importance ratio. An objective that weighs by the sampler itself has them as the
+        sampler's instead, and its ratio is to the policy before the updates as it is everywhere.
+        """
+        if self._weighs_by_sampler:
+            return replace(experience, sampled_logprobs=behaviour, old_logprobs=None, stale=True)
+        return replace(experience, old_logprobs=behaviour, stale=True)
 
     def _solution(self, slot: int, row: int, advantage: float) -> Experience:
         tokens = self._solutions[row]

@@ -10,6 +10,7 @@ from plumbline_api.rlvr_job import RLVRJobSpec
 from plumbline_trainer.data.rendering import Renderer
 from plumbline_trainer.data.rows import PromptRow
 from plumbline_trainer.failures import DataError
+from plumbline_trainer.objectives.policy.demonstrations import DEMONSTRATED
 from plumbline_trainer.rollout.experience import Experience
 from plumbline_trainer.rollout.return_conditioning import labelled
 from plumbline_trainer.tasks.rlvr_data import PromptData
@@ -28,10 +29,10 @@ class TrainingPrompts:
             self._bad = _labelled_ids(data.rows, objective.bad_label, renderer, spec.training.max_prompt_tokens)
 
     def of(self, experience: Experience) -> Sequence[int]:
-        """Behind the label of what its reward is, where prompts have labels."""
-        if self._bad is not None and experience.reward < self._threshold:
-            return self._bad[experience.row]
-        return self._good[experience.row]
+        """Behind the label of what its reward is, where prompts have labels; a demonstration is good."""
+        if self._bad is None or DEMONSTRATED in experience.prepared or experience.reward >= self._threshold:
+            return self._good[experience.row]
+        return self._bad[experience.row]
 
 
 def sampling_prompts(spec: RLVRJobSpec, data: PromptData, renderer: Renderer) -> PromptData:

@@ -19,6 +19,7 @@ from plumbline_trainer.modeling.scoring import evaluating
 from plumbline_trainer.modeling.token_entropy import token_logprobs_and_entropy
 from plumbline_trainer.objectives.policy.inputs import PolicyTokens, StepCounts
 from plumbline_trainer.objectives.policy.loss import policy_loss
+from plumbline_trainer.objectives.policy.preparation import PROMPT_WEIGHT
 from plumbline_trainer.objectives.policy.token_selection import SELECTED
 from plumbline_trainer.reporting.metrics import Metric
 from plumbline_trainer.rollout.experience import Experience, Rollout, padded
@@ -212,12 +213,12 @@ class Updates:
         )
 
     def _prepared(self, some: Sequence[Experience]) -> dict[str, Tensor]:
-        """What the objective prepared, [B] or [B, T]; a completion that came later, such as a demonstration, has none:
-        it keeps all its tokens and has 0 for the rest."""
+        """What was prepared, [B] or [B, T]. A demonstration keeps all its tokens and its weight; the rest, which its
+        loss does not see, is 0, and so is for other completions that they are demonstrations."""
         shapes = {name: values.dim() for experience in some for name, values in experience.prepared.items()}
         found = {}
         for name, dimensions in shapes.items():
-            missing = 1.0 if name == SELECTED else 0.0
+            missing = 1.0 if name in (SELECTED, PROMPT_WEIGHT) else 0.0
             values = self._laid(
                 [
                     experience.prepared.get(name, torch.full((len(experience.tokens),) * dimensions, missing))
@@ -233,12 +234,15 @@ class Updates:
         some = micro_batch.experiences
         if not micro_batch.fresh:
             return self._laid([experience.old_logprobs for experience in some])
-        if not any(experience.stale for experience in some):
+        kept = [experience.old_logprobs if experience.stale else None for experience in some]
+        if all(one is None for one in kept):
             return None
-        old = self._laid([one.old_logprobs if one.stale else torch.zeros(len(one.tokens)) for one in some])
+        old = self._laid(
+            [torch.zeros(len(one.tokens)) if found is None else found for one, found in zip(some, kept, strict=True)]
+        )
         assert old is not None
-        stale = torch.tensor([experience.stale for experience in some], device=self._device)
-        return torch.where(stale[:, None], old, present)
+        differs = torch.tensor([one is not None for one in kept], device=self._device)
+        return torch.where(differs[:, None], old, present)
 
     def _critic_loss(self, micro_batch: MicroBatch, states: Tensor) -> tuple[Tensor, dict[str, Metric]]:
         assert self._critic is not None

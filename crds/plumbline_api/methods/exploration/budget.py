@@ -8,7 +8,7 @@ from plumbline_api.methods.exploration.family import SampleBudget
 
 
 class GradientVariance(SampleBudget, key="gradientVariance"):
-    """GVM: samples in proportion to G / sqrt(p + alpha / p^(beta - 1)), where p is the prompt's acceptance rate and G the size of its gradient in earlier rollouts, which minimises the variance of the gradient of the accepted samples ("Optimizing Chain-of-Thought Reasoners via Gradient Variance Minimization in Rejection Sampling and RL", Yao et al. 2025, arXiv:2505.02391). A rollout has as many samples as without; each prompt keeps its weight in the loss. Prompts that were never seen get the even share."""
+    """GVM: samples in proportion to G / sqrt(p + alpha / p^(beta - 1)), where p is the prompt's acceptance rate and G the size of its gradient in earlier rollouts, which minimises the variance of the gradient of the accepted samples ("Optimizing Chain-of-Thought Reasoners via Gradient Variance Minimization in Rejection Sampling and RL", Yao et al. 2025, arXiv:2505.02391). A rollout has as many samples as without; each prompt keeps its weight in the loss: losses are divided by its share of the samples, except where the objective takes every text or the best sample once. Prompts that were never seen get the even share."""
 
     alpha: float = Field(
         0.001, gt=0, le=10, description="Strength of the term that keeps hopeless prompts from taking the budget."

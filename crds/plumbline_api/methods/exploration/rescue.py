@@ -56,7 +56,7 @@ class Gold(Rescue, key="gold"):
 
 
 class Demonstration(Rescue, key="demonstration"):
-    """Hybrid post-training: a prompt whose success rate is not above a threshold is learnt from its demonstration alone, by likelihood, and any other from its samples alone ("Towards a Unified View of Large Language Model Post-Training", Lv et al. 2025, arXiv:2509.04419)."""
+    """Hybrid post-training: a prompt whose success rate is not above a threshold is learnt from its demonstration alone, by likelihood and whatever the objective, and any other from its samples alone ("Towards a Unified View of Large Language Model Post-Training", Lv et al. 2025, arXiv:2509.04419)."""
 
     column_field = "column"
 
@@ -70,5 +70,8 @@ class Demonstration(Rescue, key="demonstration"):
         0.0, ge=0, lt=1, description="Highest success rate at which the demonstration is learnt from."
     )
     weight: float = Field(
-        1.0, gt=0, le=100, description="Advantage of the demonstration: factor of its log-likelihood in the loss."
+        1.0,
+        gt=0,
+        le=100,
+        description="Factor of the demonstration's log-likelihood in the loss, where it is one completion among those of the step: at 1 the prompt weighs as much as one sample of another prompt, at rollout.groupSize as much as all of them.",
     )

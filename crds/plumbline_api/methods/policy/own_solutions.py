@@ -19,6 +19,11 @@ class OwnSolutions(PolicyObjective):
         description="Most different right completions of each prompt that are kept, in checkpoints too, and imitated again whenever the prompt comes; 0 keeps none.",
     )
 
+    @property
+    def weighs_by_samples(self) -> bool:
+        """Every text counts once, however many samples it took to find it."""
+        return False
+
 
 class ExpertIteration(OwnSolutions, key="expertIteration"):
     """Expert iteration: the likelihood of each prompt's right completions, every text once, so that a prompt that is solved often in one way does not drown the others (Havrilla et al. 2024, arXiv:2403.04642; Anthony et al. 2017, arXiv:1705.08439)."""
@@ -53,6 +58,11 @@ class MarginalLikelihood(OwnSolutions, key="marginalLikelihood"):
         le=1,
         description="1 is the marginal likelihood; below, likely solutions get less of the gradient, so that more ways to solve a problem survive.",
     )
+
+    @property
+    def weighs_by_samples(self) -> bool:
+        """A prompt's solutions together weigh as much as its samples."""
+        return True
 
 
 class ReturnConditioned(PolicyObjective, key="returnConditioned"):

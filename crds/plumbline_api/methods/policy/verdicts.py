@@ -20,6 +20,11 @@ class Raft(PolicyObjective, key="raft"):
         description="correct keeps every right completion; best keeps that of the highest reward of each prompt, the first of several (best-of-n).",
     )
 
+    @property
+    def weighs_by_samples(self) -> bool:
+        """The best of many counts once, as the best of few does."""
+        return self.keep == "correct"
+
 
 class RaftPlusPlus(ClippedRatioObjective, key="raftPlusPlus"):
     """RAFT on right completions with a clipped importance ratio, for several updates on a rollout (RAFT++; Xiong et al. 2025, arXiv:2504.11343)."""

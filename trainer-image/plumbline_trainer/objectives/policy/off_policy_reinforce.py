@@ -28,7 +28,7 @@ def rec(parameters: Rec, tokens: PolicyTokens) -> TokenLosses:
     r is the token's ratio to the policy before the rollout's updates. With `oneSide` and importance sampling the
     gradient is that of PPO's clipped surrogate.
     """
-    ratio = tokens.log_ratio.detach().exp()
+    ratio = tokens.ratio.detach()
     advantages, logprobs = _inside(tokens)
     inside = _in_range(parameters, ratio, advantages)
     weight = advantages * ratio if parameters.importance_sampling else advantages

@@ -20,6 +20,10 @@ from plumbline_api.methods.policy.family import PolicyObjective
 from plumbline_trainer.registry import Registry
 from plumbline_trainer.rollout.judged import JudgedRollout
 
+PROMPT_WEIGHT = "prompt_weight"
+"""Under this name of `PolicyTokens.prepared`, [B], the loss finds factors of completions, under which prompts with
+more samples do not weigh more."""
+
 Preparation = Callable[[Any, JudgedRollout, Tensor], dict[str, Tensor]]
 """(parameters, rollout of N completions, advantages [N, T]) -> tensors [N] or [N, T] by name."""
 
