@@ -246,7 +246,7 @@ class Collector:
     def _advantages(self, everyone: JudgedRollout) -> Tensor:
         """[N] or [N, T]; rewards of parts of a text are added to their tokens where the estimator ignores them."""
         estimated = advantages(self._advantage, everyone)
-        if self._advantage.uses_token_rewards or everyone.token_rewards is None:
+        if self._advantage.uses_token_rewards or everyone.token_credits is None:
             return estimated
         return credited(estimated, everyone)
 
