@@ -23,6 +23,7 @@ from plumbline_api.methods.policy_aggregation import PolicyAggregationChoice
 from plumbline_api.methods.rollout_engine import ROLLOUT_ENGINE_JOB_RULES, ROLLOUT_RULES, RolloutEngineChoice
 from plumbline_api.methods.sampling import Sampling
 from plumbline_api.methods.shaping.choice import ShapingChoice
+from plumbline_api.methods.shaping.family import Shaping
 from plumbline_api.methods.token_selection import TokenSelectionChoice
 from plumbline_api.rules import Rule, any_of, field, has, some, some_has
 from plumbline_api.running import SampledEvaluation
@@ -37,7 +38,21 @@ _WITH_VALUES = [member.member_key for member in Advantage.members() if member.ne
 _OF_COMPONENTS = [member.member_key for member in Advantage.members() if member.needs_components]
 _WITH_FROZEN_VALUES = [member.member_key for member in Advantage.members() if member.needs_frozen_values]
 _WITH_REFERENCE = [member.member_key for member in PolicyObjective.members() if member.needs_reference]
+_JUDGED_BY_THE_TOTAL = [
+    member.member_key
+    for member in Advantage.members()
+    if member.needs_values or member.needs_greedy or member.needs_continuations
+]
+_WITH_ENTROPY_OR_REFERENCE = [
+    member.member_key for member in PolicyObjective.members() if member.needs_entropy or member.needs_reference
+]
+_CONTINUING = [member.member_key for member in Advantage.members() if member.needs_continuations]
+_FROM_PREFIXES = [member.member_key for member in Shaping.members() if member.needs_prefix_values]
 _SHAPED = has("shaping") & (field("shaping").length() > 0)
+_WITH_COMPONENT_GRADIENTS = has("shaping") & any_of(
+    [some_has("shaping", "step", member.member_key) for member in Shaping.members() if member.needs_component_gradients]
+)
+_IN_A_GRAMMAR = any_of([has("rollout.sampling.regex"), has("rollout.sampling.jsonSchema")])
 
 
 class Rollout(ApiModel):
@@ -101,6 +116,43 @@ class RLVRJobSpec(JobSpec):
             (~any_of([has(f"advantage.{key}") for key in _OF_COMPONENTS])).when(_SHAPED),
             f"shaping must be empty with the advantage {', '.join(_OF_COMPONENTS)}, which looks at the components of the reward and not at their total",
             path="shaping",
+        ),
+        Rule(
+            (~any_of([has(f"advantage.{key}") for key in _JUDGED_BY_THE_TOTAL])).when(_WITH_COMPONENT_GRADIENTS),
+            f"advantage must not be {', '.join(_JUDGED_BY_THE_TOTAL)} with shaping gradientWeighting, which takes the advantages of each component alone: those compare with values of the total",
+            path="advantage",
+        ),
+        Rule(
+            (~any_of([has(f"objective.{key}") for key in _WITH_ENTROPY_OR_REFERENCE])).when(_WITH_COMPONENT_GRADIENTS),
+            f"objective must not be {', '.join(_WITH_ENTROPY_OR_REFERENCE)} with shaping gradientWeighting, which takes the gradient of each component without entropies and the reference",
+            path="objective",
+        ),
+        Rule(
+            (
+                ~any_of(
+                    [
+                        *(has(f"advantage.{key}") for key in _CONTINUING),
+                        *(has("shaping") & some_has("shaping", "step", key) for key in _FROM_PREFIXES),
+                    ]
+                )
+            ).when(_IN_A_GRAMMAR),
+            f"rollout.sampling.regex and jsonSchema must not be set with the advantage {', '.join(_CONTINUING)} or shaping {', '.join(_FROM_PREFIXES)}, which go on from the middle of a completion: the grammar would begin anew there",
+            path="rollout.sampling",
+        ),
+        Rule(
+            (~_SHAPED).when(any_of([has(f"advantage.{key}") for key in _CONTINUING])),
+            f"shaping must be empty with the advantage {', '.join(_CONTINUING)}, whose values are those of the verifiers' rewards: what shaping adds would count for the last step alone",
+            path="shaping",
+        ),
+        Rule(
+            (~has("kl.reward")).when(any_of([has(f"advantage.{key}") for key in _CONTINUING])),
+            f"kl.reward must not be set with the advantage {', '.join(_CONTINUING)}, whose values are those of the verifiers' rewards: the penalty would count for the last step alone",
+            path="kl",
+        ),
+        Rule(
+            (~has("kl.reward")).when(has("exploration.rescue.guidance")),
+            "kl.reward must not be set with exploration.rescue.guidance: it would compare the policy that reads the hint with the reference that does not",
+            path="kl",
         ),
         Rule(
             has("training.steps").when(has("curriculum")),

@@ -84,7 +84,8 @@ def test_credited_advantages_have_the_gradient_of_outcome_and_bonuses():
 
     rollout = judged(outcomes, [0] * len(texts), lengths=[4] * len(texts), texts=texts)
     evidence = Evidence(
-        token_ends=[range(1, 5)] * len(texts), prefix_values=[[rates[""], rates[text[0]], rates[text]] for text in texts]
+        token_ends=[range(1, 5)] * len(texts),
+        prefix_values=[[rates[""], rates[text[0]], rates[text]] for text in texts],
     )
     after, _, _ = apply_shaping([Progress(coefficient=alpha, segment_end="^.")], rollout, {}, evidence)
     estimated = credited(advantages(NoBaseline(), after), after)

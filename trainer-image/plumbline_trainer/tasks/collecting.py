@@ -18,7 +18,7 @@ from plumbline_trainer.distributed import Ranks
 from plumbline_trainer.exploration import select, without_groups
 from plumbline_trainer.modeling.reference import Reference
 from plumbline_trainer.objectives.policy.kl import kl_rewards, next_kl_coefficient
-from plumbline_trainer.objectives.policy.preparation import prepared
+from plumbline_trainer.objectives.policy.preparation import prepared, prepared_for
 from plumbline_trainer.objectives.policy.token_selection import SELECTED, SELECTORS
 from plumbline_trainer.reporting.metrics import Metric
 from plumbline_trainer.rewards.scoring import check_error_shares
@@ -280,10 +280,7 @@ class Collector:
             experience.reward = float(everyone.rewards[place])
             experience.old_logprobs = self._explorer.behaviour(candidate)
             experience.stale = experience.old_logprobs is not None
-            experience.prepared = {
-                name: (values[place, :length] if values.dim() == 2 else values[place]).float().clone()
-                for name, values in needed.items()
-            }
+            experience.prepared = prepared_for(needed, place, length)
             if targets is not None:
                 experience.returns = targets[place, :length].float().clone()
             experiences.append(experience)

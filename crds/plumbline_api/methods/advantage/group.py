@@ -55,6 +55,6 @@ class QuantileBaseline(Advantage, key="quantile"):
 
 
 class GreedyBaseline(Advantage, key="remax"):
-    """Reward minus the reward of the prompt's greedy completion (ReMax; Li et al. 2023, arXiv:2310.10505). One more completion a prompt, and no group is needed."""
+    """Reward minus the reward of the prompt's greedy completion (ReMax; Li et al. 2023, arXiv:2310.10505). One more completion a prompt, and no group is needed. The greedy completion's reward is that of the verifiers, without shaping and penalties: with these the baseline is off-centre, which costs variance and no bias."""
 
     needs_greedy = True
