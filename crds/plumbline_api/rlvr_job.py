@@ -25,10 +25,55 @@ from plumbline_api.methods.sampling import Sampling
 from plumbline_api.methods.shaping.choice import ShapingChoice
 from plumbline_api.methods.shaping.family import Shaping
 from plumbline_api.methods.token_selection import TokenSelectionChoice
-from plumbline_api.rules import Rule, any_of, field, has, some, some_has
+from plumbline_api.rules import Expression, Rule, any_of, field, has, some, some_has
 from plumbline_api.running import SampledEvaluation
 from plumbline_api.sources import PromptData, Reward
 from plumbline_api.status import JobStatus
+
+_DEFAULT_ADVANTAGES: dict[str, AdvantageChoice] = {
+    member.member_key: AdvantageChoice.model_validate(member.advantage) for member in PolicyObjective.members()
+}
+"""The advantage of a job that names none, by its objective."""
+
+
+def _estimating(keys: list[str]) -> Expression:
+    """The advantage is one of `keys`, named or by default."""
+    objectives = [objective for objective, chosen in _DEFAULT_ADVANTAGES.items() if chosen.key in keys]
+    return any_of([*(has(f"advantage.{key}") for key in keys), *_by_default(objectives)])
+
+
+def _keeping_scale() -> Expression:
+    """The advantage, named or by default, grows with the rewards."""
+    named = []
+    for member in Advantage.members():
+        path = f"advantage.{member.member_key}"
+        if isinstance(member.keeps_scale, tuple):
+            name, value = member.keeps_scale
+            named.append(has(path) & field(f"{path}.{name}").equals(value))
+        elif member.keeps_scale:
+            named.append(has(path))
+    objectives = [objective for objective, chosen in _DEFAULT_ADVANTAGES.items() if chosen.value.grows_with_rewards]
+    return any_of([*named, *_by_default(objectives)])
+
+
+def _by_default(objectives: list[str]) -> list[Expression]:
+    """No advantage is named, and the objective is one of `objectives`."""
+    if len(objectives) == len(_DEFAULT_ADVANTAGES):
+        return [~has("advantage")]
+    return [~has("advantage") & any_of([has(f"objective.{key}") for key in objectives])] if objectives else []
+
+
+def _described_defaults() -> str:
+    """Which advantage each objective has by default, in words; the commonest one comes last, without its objectives."""
+    objectives: dict[str, list[str]] = {}
+    for member in PolicyObjective.members():
+        ((key, parameters),) = member.advantage.items()
+        said = ", ".join(f"{name} {value}" for name, value in parameters.items())
+        text = f"{key} ({said})" if said else key
+        objectives.setdefault(text, []).append(member.member_key)
+    *rest, common = sorted(objectives, key=lambda text: len(objectives[text]))
+    return "; ".join([*(f"{text} with {', '.join(objectives[text])}" for text in rest), f"else {common}"])
+
 
 _GROUP_BASELINES = [member.member_key for member in Advantage.members() if member.needs_group]
 _ON_POLICY = [member.member_key for member in PolicyObjective.members() if member.strictly_on_policy]
@@ -48,6 +93,7 @@ _WITH_ENTROPY_OR_REFERENCE = [
 ]
 _CONTINUING = [member.member_key for member in Advantage.members() if member.needs_continuations]
 _FROM_PREFIXES = [member.member_key for member in Shaping.members() if member.needs_prefix_values]
+_OF_SCALE = [member.member_key for member in Shaping.members() if member.changes_scale]
 _SHAPED = has("shaping") & (field("shaping").length() > 0)
 _WITH_COMPONENT_GRADIENTS = has("shaping") & any_of(
     [some_has("shaping", "step", member.member_key) for member in Shaping.members() if member.needs_component_gradients]
@@ -88,7 +134,7 @@ class RLVRJobSpec(JobSpec):
         *ROLLOUT_ENGINE_JOB_RULES,
         kind_rule("RLVRJob"),
         Rule(
-            (field("rollout.groupSize") >= 2).when(any_of([has(f"advantage.{key}") for key in _GROUP_BASELINES])),
+            (field("rollout.groupSize") >= 2).when(_estimating(_GROUP_BASELINES)),
             f"rollout.groupSize must be at least 2: the advantages {', '.join(_GROUP_BASELINES)} compare the samples of one prompt",
             path="rollout.groupSize",
         ),
@@ -110,6 +156,11 @@ class RLVRJobSpec(JobSpec):
         Rule(
             has("advantage.none").when(has("shaping") & some_has("shaping", "step", "forwardCorrection")),
             "advantage must be none with shaping forwardCorrection, which adds one number to all rewards: a baseline removes it",
+            path="advantage",
+        ),
+        Rule(
+            _keeping_scale().when(has("shaping") & any_of([some_has("shaping", "step", key) for key in _OF_SCALE])),
+            f"advantage must keep the scale of rewards with shaping {', '.join(_OF_SCALE)}, such as leaveOneOut or groupRelative with normalize none: one that divides by it undoes what shaping multiplies by",
             path="advantage",
         ),
         Rule(
@@ -255,9 +306,9 @@ class RLVRJobSpec(JobSpec):
     objective: PolicyObjectiveChoice = Field(
         description="The policy-gradient objective: exactly one method with its parameters."
     )
-    advantage: AdvantageChoice = Field(
-        default_factory=lambda: AdvantageChoice.of("groupRelative"),
-        description="How rewards become advantages: exactly one estimator.",
+    advantage: AdvantageChoice | None = Field(
+        None,
+        description=f"How rewards become advantages: exactly one estimator; default: as the objective's paper has it ({_described_defaults()}).",
     )
     aggregation: PolicyAggregationChoice | None = Field(
         None, description="How token losses become one loss; default: as the objective's paper has it."
@@ -301,6 +352,13 @@ class RLVRJobSpec(JobSpec):
         description="Components of the reward; the total is their weighted sum.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     )
+
+    @property
+    def estimator(self) -> Advantage:
+        """How rewards become advantages: as `advantage` says, else as the objective's paper has it."""
+        chosen = self.advantage or _DEFAULT_ADVANTAGES[self.objective.key]
+        estimator: Advantage = chosen.value
+        return estimator
 
     @model_validator(mode="after")
     def _components_exist(self) -> Self:

@@ -23,6 +23,7 @@ _JUDGED_BY_THE_TOTAL = ", ".join(
 _WITH_ENTROPY_OR_REFERENCE = ", ".join(
     member.member_key for member in PolicyObjective.members() if member.needs_entropy or member.needs_reference
 )
+_TWO_OBJECTIVES = [{"component": "correct"}, {"component": "brief"}]
 _GRADIENTS = {"gradientWeighting": {"components": ["correct", "brief"]}}
 _BASE = {"source": {"volume": {"claimName": "models", "path": "base"}}}
 _IN_A_CONFIG_MAP = {"source": {"configMap": {"name": "m", "key": "m"}}}
@@ -239,6 +240,16 @@ _OF_BATCHES = (
         )
         for advantage in ("groupRelative", "leaveOneOut", "passAtK")
     ),
+    *(
+        _bad(
+            f"group-of-one-with-{objective}",
+            {"spec.rollout.groupSize": 1, "spec.objective": {objective: {}}},
+            "rollout.groupSize",
+            f"rollout.groupSize must be at least 2: the advantages {_GROUP_BASELINES} "
+            "compare the samples of one prompt",
+        )
+        for objective in ("grpo", "reinforce", "asymRe")
+    ),
     _bad(
         "sets-larger-than-their-group",
         {"spec.advantage": {"passAtK": {"form": "marginal", "k": 9}}},
@@ -416,6 +427,22 @@ _OF_BLOCKS = (
             "which takes the gradient of each component without entropies and the reference",
         )
         for objective in ("tokenConfidence", "rpgReference")
+    ),
+    *(
+        _bad(
+            f"hypervolume-over-a-deviation-{name}",
+            {"spec.shaping": [{"hypervolumeWeighting": {"objectives": _TWO_OBJECTIVES}}], **patch},
+            "advantage",
+            "advantage must keep the scale of rewards with shaping hypervolumeWeighting, such as leaveOneOut or "
+            "groupRelative with normalize none: one that divides by it undoes what shaping multiplies by",
+        )
+        for name, patch in (
+            ("by-default", {}),
+            ("of-groups", {"spec.advantage": {"groupRelative": {}}}),
+            ("of-an-objective-without", {"spec.objective": {"drGrpo": {}}, "spec.advantage": {"groupRelative": {}}}),
+            ("of-win-rates", {"spec.advantage": {"pairwiseWinRate": {"normalize": "none"}}}),
+            ("of-the-best", {"spec.advantage": {"passAtK": {}}}),
+        )
     ),
     *(
         _bad(

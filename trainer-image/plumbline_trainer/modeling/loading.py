@@ -115,7 +115,8 @@ def check_context(
         forced = f" + {forced_tokens} (the forced answer of shaping progress)" if forced_tokens else ""
         raise ConfigError(
             f"training.maxPromptTokens + training.maxCompletionTokens is {prompt_tokens} + {completion_tokens}"
-            f"{forced} = {wanted}, but the model {location} has {positions} positions (max_position_embeddings); lower the limits"
+            f"{forced} = {wanted}, but the model {location} has {positions} positions (max_position_embeddings); "
+            "lower the limits"
         )
 
 

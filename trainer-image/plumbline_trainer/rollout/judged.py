@@ -58,8 +58,8 @@ class JudgedRollout:
     """The longest completion that the job allows."""
 
     token_rewards: Tensor | None = None
-    """[N, T] float64: rewards of single tokens that `rewards` does not hold, such as a KL penalty, or a token's share of
-    what a part of the text earned."""
+    """[N, T] float64: rewards of single tokens that `rewards` does not hold, such as a KL penalty, or a token's share
+    of what a part of the text earned."""
 
     token_credits: Tensor | None = None
     """[N, T] float64: what the parts of the text that a token writes earned, undivided: what estimators take

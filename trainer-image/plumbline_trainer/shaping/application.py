@@ -38,12 +38,14 @@ def apply_shaping(
         metrics[f"shaping/{name}"] = Metric.mean_of(torch.where(valid, shaped.rewards - rollout.rewards, 0.0), valid)
         metrics |= {f"shaping/{name}/{key}": metric for key, metric in shaped.metrics.items()}
         after[name] = shaped.state
+        token_rewards, token_credits = _with_credits(rollout, shaped.credits, evidence)
         rollout = replace(
             rollout,
             rewards=torch.where(valid, shaped.rewards, 0.0),
             valid=valid,
             components={**rollout.components, **shaped.components},
-            **_with_credits(rollout, shaped.credits, evidence),
+            token_rewards=token_rewards,
+            token_credits=token_credits,
         )
     return rollout, after, metrics
 
@@ -88,10 +90,12 @@ def credited(advantages: Tensor, rollout: JudgedRollout) -> Tensor:
     return torch.where(rollout.mask & rollout.valid[:, None], by_token + rollout.token_credits, 0.0)
 
 
-def _with_credits(rollout: JudgedRollout, credits: Sequence[Credit], evidence: Evidence) -> dict[str, Tensor]:
-    """The changed `token_rewards` and `token_credits`; a part behind all tokens belongs to the last."""
+def _with_credits(
+    rollout: JudgedRollout, credits: Sequence[Credit], evidence: Evidence
+) -> tuple[Tensor | None, Tensor | None]:
+    """Token rewards and token credits [N, T] with those of one step; a part behind all tokens belongs to the last."""
     if not credits:
-        return {}
+        return rollout.token_rewards, rollout.token_credits
     if evidence.token_ends is None:
         raise ValueError("rewards for parts of a text need the characters at which tokens end")
     empty = torch.zeros(rollout.logprobs.shape, dtype=torch.float64)
@@ -106,4 +110,4 @@ def _with_credits(rollout: JudgedRollout, credits: Sequence[Credit], evidence: E
         behind = min(bisect_right(ends, credit.end - 1), last) + 1
         shares[credit.completion, first:behind] += credit.value / (behind - first)
         whole[credit.completion, first:behind] += credit.value
-    return {"token_rewards": shares, "token_credits": whole}
+    return shares, whole

@@ -70,7 +70,7 @@ class Collector:
         self._curriculum, self._explorer, self._kept = curriculum, explorer, kept
         self._reference, self._critic, self._max_steps = reference, critic, max_steps
         self._objective = spec.objective.value
-        self._advantage = spec.advantage.value
+        self._advantage = spec.estimator
         self._kl = None if spec.kl is None else spec.kl.value
         self._kl_coefficient = self._kl.coefficient if isinstance(self._kl, KlInReward) else 0.0
         self._selection = None if spec.token_selection is None else spec.token_selection.value

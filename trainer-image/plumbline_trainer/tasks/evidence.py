@@ -44,7 +44,7 @@ class EvidenceCollector:
         """`prompt_ids` are those of all rows of the training set."""
         self._spec, self._ranks, self._sampler, self._updates = spec, ranks, sampler, updates
         self._prompt_ids = prompt_ids
-        self._advantage, self._objective = spec.advantage.value, spec.objective.value
+        self._advantage, self._objective = spec.estimator, spec.objective.value
         self._shaping = [choice.value for choice in spec.shaping]
 
     @property
