@@ -23,11 +23,57 @@ from plumbline_api.methods.policy_aggregation import PolicyAggregationChoice
 from plumbline_api.methods.rollout_engine import ROLLOUT_ENGINE_JOB_RULES, ROLLOUT_RULES, RolloutEngineChoice
 from plumbline_api.methods.sampling import Sampling
 from plumbline_api.methods.shaping.choice import ShapingChoice
+from plumbline_api.methods.shaping.family import Shaping
 from plumbline_api.methods.token_selection import TokenSelectionChoice
-from plumbline_api.rules import Rule, any_of, field, has, some, some_has
+from plumbline_api.rules import Expression, Rule, any_of, field, has, some, some_has
 from plumbline_api.running import SampledEvaluation
 from plumbline_api.sources import PromptData, Reward
 from plumbline_api.status import JobStatus
+
+_DEFAULT_ADVANTAGES: dict[str, AdvantageChoice] = {
+    member.member_key: AdvantageChoice.model_validate(member.advantage) for member in PolicyObjective.members()
+}
+"""The advantage of a job that names none, by its objective."""
+
+
+def _estimating(keys: list[str]) -> Expression:
+    """The advantage is one of `keys`, named or by default."""
+    objectives = [objective for objective, chosen in _DEFAULT_ADVANTAGES.items() if chosen.key in keys]
+    return any_of([*(has(f"advantage.{key}") for key in keys), *_by_default(objectives)])
+
+
+def _keeping_scale() -> Expression:
+    """The advantage, named or by default, grows with the rewards."""
+    named = []
+    for member in Advantage.members():
+        path = f"advantage.{member.member_key}"
+        if isinstance(member.keeps_scale, tuple):
+            name, value = member.keeps_scale
+            named.append(has(path) & field(f"{path}.{name}").equals(value))
+        elif member.keeps_scale:
+            named.append(has(path))
+    objectives = [objective for objective, chosen in _DEFAULT_ADVANTAGES.items() if chosen.value.grows_with_rewards]
+    return any_of([*named, *_by_default(objectives)])
+
+
+def _by_default(objectives: list[str]) -> list[Expression]:
+    """No advantage is named, and the objective is one of `objectives`."""
+    if len(objectives) == len(_DEFAULT_ADVANTAGES):
+        return [~has("advantage")]
+    return [~has("advantage") & any_of([has(f"objective.{key}") for key in objectives])] if objectives else []
+
+
+def _described_defaults() -> str:
+    """Which advantage each objective has by default, in words; the commonest one comes last, without its objectives."""
+    objectives: dict[str, list[str]] = {}
+    for member in PolicyObjective.members():
+        ((key, parameters),) = member.advantage.items()
+        said = ", ".join(f"{name} {value}" for name, value in parameters.items())
+        text = f"{key} ({said})" if said else key
+        objectives.setdefault(text, []).append(member.member_key)
+    *rest, common = sorted(objectives, key=lambda text: len(objectives[text]))
+    return "; ".join([*(f"{text} with {', '.join(objectives[text])}" for text in rest), f"else {common}"])
+
 
 _GROUP_BASELINES = [member.member_key for member in Advantage.members() if member.needs_group]
 _ON_POLICY = [member.member_key for member in PolicyObjective.members() if member.strictly_on_policy]
@@ -42,7 +88,22 @@ _WITH_VALUES = [member.member_key for member in Advantage.members() if member.ne
 _OF_COMPONENTS = [member.member_key for member in Advantage.members() if member.needs_components]
 _WITH_FROZEN_VALUES = [member.member_key for member in Advantage.members() if member.needs_frozen_values]
 _WITH_REFERENCE = [member.member_key for member in PolicyObjective.members() if member.needs_reference]
+_JUDGED_BY_THE_TOTAL = [
+    member.member_key
+    for member in Advantage.members()
+    if member.needs_values or member.needs_greedy or member.needs_continuations
+]
+_WITH_ENTROPY_OR_REFERENCE = [
+    member.member_key for member in PolicyObjective.members() if member.needs_entropy or member.needs_reference
+]
+_CONTINUING = [member.member_key for member in Advantage.members() if member.needs_continuations]
+_FROM_PREFIXES = [member.member_key for member in Shaping.members() if member.needs_prefix_values]
+_OF_SCALE = [member.member_key for member in Shaping.members() if member.changes_scale]
 _SHAPED = has("shaping") & (field("shaping").length() > 0)
+_WITH_COMPONENT_GRADIENTS = has("shaping") & any_of(
+    [some_has("shaping", "step", member.member_key) for member in Shaping.members() if member.needs_component_gradients]
+)
+_IN_A_GRAMMAR = any_of([has("rollout.sampling.regex"), has("rollout.sampling.jsonSchema")])
 
 
 class Rollout(ApiModel):
@@ -78,7 +139,7 @@ class RLVRJobSpec(JobSpec):
         *ROLLOUT_ENGINE_JOB_RULES,
         kind_rule("RLVRJob"),
         Rule(
-            (field("rollout.groupSize") >= 2).when(any_of([has(f"advantage.{key}") for key in _GROUP_BASELINES])),
+            (field("rollout.groupSize") >= 2).when(_estimating(_GROUP_BASELINES)),
             f"rollout.groupSize must be at least 2: the advantages {', '.join(_GROUP_BASELINES)} compare the samples of one prompt",
             path="rollout.groupSize",
         ),
@@ -103,9 +164,51 @@ class RLVRJobSpec(JobSpec):
             path="advantage",
         ),
         Rule(
+            _keeping_scale().when(has("shaping") & any_of([some_has("shaping", "step", key) for key in _OF_SCALE])),
+            f"advantage must keep the scale of rewards with shaping {', '.join(_OF_SCALE)}, such as leaveOneOut or groupRelative with normalize none: one that divides by it undoes what shaping multiplies by",
+            path="advantage",
+        ),
+        Rule(
             (~any_of([has(f"advantage.{key}") for key in _OF_COMPONENTS])).when(_SHAPED),
             f"shaping must be empty with the advantage {', '.join(_OF_COMPONENTS)}, which looks at the components of the reward and not at their total",
             path="shaping",
+        ),
+        Rule(
+            (~any_of([has(f"advantage.{key}") for key in _JUDGED_BY_THE_TOTAL])).when(_WITH_COMPONENT_GRADIENTS),
+            f"advantage must not be {', '.join(_JUDGED_BY_THE_TOTAL)} with shaping gradientWeighting, which takes the advantages of each component alone: those compare with values of the total",
+            path="advantage",
+        ),
+        Rule(
+            (~any_of([has(f"objective.{key}") for key in _WITH_ENTROPY_OR_REFERENCE])).when(_WITH_COMPONENT_GRADIENTS),
+            f"objective must not be {', '.join(_WITH_ENTROPY_OR_REFERENCE)} with shaping gradientWeighting, which takes the gradient of each component without entropies and the reference",
+            path="objective",
+        ),
+        Rule(
+            (
+                ~any_of(
+                    [
+                        *(has(f"advantage.{key}") for key in _CONTINUING),
+                        *(has("shaping") & some_has("shaping", "step", key) for key in _FROM_PREFIXES),
+                    ]
+                )
+            ).when(_IN_A_GRAMMAR),
+            f"rollout.sampling.regex and jsonSchema must not be set with the advantage {', '.join(_CONTINUING)} or shaping {', '.join(_FROM_PREFIXES)}, which go on from the middle of a completion: the grammar would begin anew there",
+            path="rollout.sampling",
+        ),
+        Rule(
+            (~_SHAPED).when(any_of([has(f"advantage.{key}") for key in _CONTINUING])),
+            f"shaping must be empty with the advantage {', '.join(_CONTINUING)}, whose values are those of the verifiers' rewards: what shaping adds would count for the last step alone",
+            path="shaping",
+        ),
+        Rule(
+            (~has("kl.reward")).when(any_of([has(f"advantage.{key}") for key in _CONTINUING])),
+            f"kl.reward must not be set with the advantage {', '.join(_CONTINUING)}, whose values are those of the verifiers' rewards: the penalty would count for the last step alone",
+            path="kl",
+        ),
+        Rule(
+            (~has("kl.reward")).when(has("exploration.rescue.guidance")),
+            "kl.reward must not be set with exploration.rescue.guidance: it would compare the policy that reads the hint with the reference that does not",
+            path="kl",
         ),
         Rule(
             has("training.steps").when(has("curriculum")),
@@ -213,9 +316,9 @@ class RLVRJobSpec(JobSpec):
     objective: PolicyObjectiveChoice = Field(
         description="The policy-gradient objective: exactly one method with its parameters."
     )
-    advantage: AdvantageChoice = Field(
-        default_factory=lambda: AdvantageChoice.of("groupRelative"),
-        description="How rewards become advantages: exactly one estimator.",
+    advantage: AdvantageChoice | None = Field(
+        None,
+        description=f"How rewards become advantages: exactly one estimator; default: as the objective's paper has it ({_described_defaults()}).",
     )
     aggregation: PolicyAggregationChoice | None = Field(
         None, description="How token losses become one loss; default: as the objective's paper has it."
@@ -259,6 +362,13 @@ class RLVRJobSpec(JobSpec):
         description="Components of the reward; the total is their weighted sum.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     )
+
+    @property
+    def estimator(self) -> Advantage:
+        """How rewards become advantages: as `advantage` says, else as the objective's paper has it."""
+        chosen = self.advantage or _DEFAULT_ADVANTAGES[self.objective.key]
+        estimator: Advantage = chosen.value
+        return estimator
 
     @model_validator(mode="after")
     def _components_exist(self) -> Self:

@@ -19,6 +19,17 @@ _OF_WHOLE_GROUPS = ", ".join(
 )
 _REGULARIZING = ", ".join(member.member_key for member in PolicyObjective.members() if member.regularizes_divergence)
 
+_JUDGED_BY_THE_TOTAL = ", ".join(
+    member.member_key
+    for member in Advantage.members()
+    if member.needs_values or member.needs_greedy or member.needs_continuations
+)
+
+_WITH_ENTROPY_OR_REFERENCE = ", ".join(
+    member.member_key for member in PolicyObjective.members() if member.needs_entropy or member.needs_reference
+)
+_TWO_OBJECTIVES = [{"component": "correct"}, {"component": "brief"}]
+_GRADIENTS = {"gradientWeighting": {"components": ["correct", "brief"]}}
 _BASE = {"source": {"volume": {"claimName": "models", "path": "base"}}}
 _IN_A_CONFIG_MAP = {"source": {"configMap": {"name": "m", "key": "m"}}}
 _GREEN = {"component": "green"}
@@ -234,6 +245,16 @@ _OF_BATCHES = (
         )
         for advantage in ("groupRelative", "leaveOneOut", "passAtK")
     ),
+    *(
+        _bad(
+            f"group-of-one-with-{objective}",
+            {"spec.rollout.groupSize": 1, "spec.objective": {objective: {}}},
+            "rollout.groupSize",
+            f"rollout.groupSize must be at least 2: the advantages {_GROUP_BASELINES} "
+            "compare the samples of one prompt",
+        )
+        for objective in ("grpo", "reinforce", "asymRe")
+    ),
     _bad(
         "sets-larger-than-their-group",
         {"spec.advantage": {"passAtK": {"form": "marginal", "k": 9}}},
@@ -401,6 +422,76 @@ _OF_BLOCKS = (
         "shaping",
         "shaping must be empty with the advantage rewardDecoupled, "
         "which looks at the components of the reward and not at their total",
+    ),
+    *(
+        _bad(
+            f"gradients-of-components-with-{advantage}",
+            {"spec.advantage": {advantage: {}}, "spec.shaping": [_GRADIENTS], **critic},
+            "advantage",
+            f"advantage must not be {_JUDGED_BY_THE_TOTAL} with shaping gradientWeighting, which takes the advantages "
+            "of each component alone: those compare with values of the total",
+        )
+        for advantage, critic in (("remax", {}), ("gae", {"spec.critic": {"shared": {}}}))
+    ),
+    *(
+        _bad(
+            f"gradients-of-components-of-{objective}",
+            {"spec.objective": {objective: {}}, "spec.shaping": [_GRADIENTS]},
+            "objective",
+            f"objective must not be {_WITH_ENTROPY_OR_REFERENCE} with shaping gradientWeighting, "
+            "which takes the gradient of each component without entropies and the reference",
+        )
+        for objective in ("tokenConfidence", "rpgReference")
+    ),
+    *(
+        _bad(
+            f"hypervolume-over-a-deviation-{name}",
+            {"spec.shaping": [{"hypervolumeWeighting": {"objectives": _TWO_OBJECTIVES}}], **patch},
+            "advantage",
+            "advantage must keep the scale of rewards with shaping hypervolumeWeighting, such as leaveOneOut or "
+            "groupRelative with normalize none: one that divides by it undoes what shaping multiplies by",
+        )
+        for name, patch in (
+            ("by-default", {}),
+            ("of-groups", {"spec.advantage": {"groupRelative": {}}}),
+            ("of-an-objective-without", {"spec.objective": {"drGrpo": {}}, "spec.advantage": {"groupRelative": {}}}),
+            ("of-win-rates", {"spec.advantage": {"pairwiseWinRate": {"normalize": "none"}}}),
+            ("of-the-best", {"spec.advantage": {"passAtK": {}}}),
+        )
+    ),
+    *(
+        _bad(
+            f"{name}-from-within-a-grammar",
+            {"spec.rollout.sampling": {"regex": "a+"}, **patch},
+            "rollout.sampling",
+            "rollout.sampling.regex and jsonSchema must not be set with the advantage monteCarloValue or shaping "
+            "progress, which go on from the middle of a completion: the grammar would begin anew there",
+        )
+        for name, patch in (
+            ("values", {"spec.advantage": {"monteCarloValue": {}}}),
+            ("progress", {"spec.shaping": [{"progress": {}}]}),
+        )
+    ),
+    _bad(
+        "shaped-rewards-less-values-of-others",
+        {"spec.advantage": {"monteCarloValue": {}}, "spec.shaping": [{"softOverlong": {}}]},
+        "shaping",
+        "shaping must be empty with the advantage monteCarloValue, whose values are those of the verifiers' rewards: "
+        "what shaping adds would count for the last step alone",
+    ),
+    _bad(
+        "penalties-less-values-of-rewards",
+        {"spec.advantage": {"monteCarloValue": {}}, "spec.kl": {"reward": {}}},
+        "kl",
+        "kl.reward must not be set with the advantage monteCarloValue, whose values are those of the verifiers' "
+        "rewards: the penalty would count for the last step alone",
+    ),
+    _bad(
+        "divergence-of-a-policy-with-a-hint",
+        {"spec.exploration.rescue": {"guidance": {}}, "spec.kl": {"reward": {}}},
+        "kl",
+        "kl.reward must not be set with exploration.rescue.guidance: "
+        "it would compare the policy that reads the hint with the reference that does not",
     ),
     _bad(
         "rewards-without-weight",

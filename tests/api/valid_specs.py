@@ -187,6 +187,12 @@ def _parameters(member: type[Family]) -> Document:
     return _PARAMETERS_WITHOUT_DEFAULT.get(member.member_key, {})
 
 
+def _advantage_for(member: type[Shaping]) -> str:
+    if member.removed_by_baselines:
+        return "none"
+    return "leaveOneOut" if member.changes_scale else "groupRelative"
+
+
 def _around(member: type[Family]) -> Document:
     """What else a job needs for this member."""
     if issubclass(member, Shaping):
@@ -194,7 +200,7 @@ def _around(member: type[Family]) -> Document:
         return {
             "spec.shaping": [{}],
             "spec.rewards": [*_SPECS["RLVRJob"]["rewards"], brief],
-            "spec.advantage": {"none" if member.removed_by_baselines else "groupRelative": {}},
+            "spec.advantage": {_advantage_for(member): {}},
         }
     if issubclass(member, Advantage) and member.needs_values:
         return {"spec.critic": _PARAMETERS_OF_CRITICS["frozen" if member.needs_frozen_values else "shared"]}

@@ -101,6 +101,8 @@ def around(member: type[Family], values: Path) -> dict[str, Any]:
         return {"advantage": {estimator: {}}} | (within_bounds if member in (CrossEntropy, Categorical) else {})
     if issubclass(member, Shaping) and member.removed_by_baselines:
         return {"advantage": {"none": {}}}
+    if issubclass(member, Shaping) and member.changes_scale:
+        return {"advantage": {"leaveOneOut": {}}}
     return {}
 
 

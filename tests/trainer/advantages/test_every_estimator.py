@@ -20,6 +20,9 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "frozenValue": [{}, {"baseline": "value"}],
     "gae": [{}, {"gamma": 0.9, "lambda": 0.8, "normalize": "none"}],
     "prefixTree": [{}, {"baseline": "optimistic", "normalize": "std"}],
+    "groupRelative": [{}, {"normalize": "batchStd"}, {"normalize": "none"}],
+    "quantile": [{}, {"normalize": "none"}],
+    "difficultyWeighted": [{}, {"normalize": "none"}],
 }
 """Parameters beside the defaults, where estimators have forms."""
 
@@ -78,6 +81,21 @@ def test_the_order_of_completions_does_not_matter(parameters: Advantage) -> None
     order = torch.randperm(12, generator=torch.Generator().manual_seed(1))
     expected = advantages(parameters, rollout)[order]
     torch.testing.assert_close(advantages(parameters, rows_of(rollout, order)), expected, rtol=1e-10, atol=1e-12)
+
+
+@estimators
+def test_whether_advantages_grow_with_rewards_is_declared(parameters: Advantage) -> None:
+    rollout = rollout_of(correct=torch.arange(12) % 2 == 0)
+    twice = {name: 2 * getattr(rollout, name) for name in ("rewards", "values", "greedy_rewards", "prefix_values")}
+    components = {name: 2 * values for name, values in rollout.components.items()}
+    once, more = (
+        advantages(parameters, rollout),
+        advantages(parameters, replace(rollout, **twice, components=components)),
+    )
+    if parameters.grows_with_rewards:
+        torch.testing.assert_close(more, 2 * once)
+    else:
+        assert float((more - once).abs().max()) < 0.5 * float(once.abs().max())
 
 
 @estimators

@@ -248,6 +248,8 @@ def test_token_rewards_of_the_rollout_are_kept_and_added_to() -> None:
     changed = (after.token_rewards - before)[0]
     assert changed.nonzero().flatten().tolist() == [1]
     assert float(changed[1]) == pytest.approx(1 / 4 - 1)
+    assert after.token_credits is not None
+    assert after.token_credits.tolist() == changed[None].tolist(), "a single token has its reward undivided"
     assert (before == 0.25).all()
 
 
@@ -260,14 +262,14 @@ def test_a_place_behind_all_tokens_belongs_to_the_last_one() -> None:
     assert after.token_rewards.tolist() == [[0, 0, -1]]
 
 
-def test_rewards_of_tokens_are_added_to_advantages_that_know_none() -> None:
+def test_what_parts_earned_is_added_to_advantages_that_know_no_rewards_of_tokens() -> None:
     own = torch.tensor([[0.5, 0, 0], [0, 0, -0.25], [0, 9, 0]], dtype=torch.float64)
-    rollout = judged([1, 0, 0], [0] * 3, [True, True, False], lengths=[2, 3, 3], token_rewards=own)
+    rollout = judged([1, 0, 0], [0] * 3, [True, True, False], lengths=[2, 3, 3], token_credits=own)
     each = torch.tensor([1.0, -1.0, 0.0], dtype=torch.float64)
     expected = [[1.5, 1, 0], [-1, -1, -1.25], [0, 0, 0]]
     assert credited(each, rollout).tolist() == expected
     assert credited(each[:, None].expand(3, 3), rollout).tolist() == expected
-    without = credited(each, replace(rollout, token_rewards=None))
+    without = credited(each, replace(rollout, token_credits=None))
     assert without.tolist() == [[1, 1, 0], [-1, -1, -1], [0, 0, 0]]
 
 

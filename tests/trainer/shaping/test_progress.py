@@ -1,13 +1,17 @@
 """Progress bonuses on success rates made by hand."""
 
+from itertools import product
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from plumbline_api.methods.advantage.group import NoBaseline
 from plumbline_api.methods.shaping.progress import Progress
+from plumbline_trainer.advantages import advantages
 from plumbline_trainer.rollout.judged import judged
-from plumbline_trainer.shaping import Evidence, apply_shaping
+from plumbline_trainer.shaping import Evidence, apply_shaping, credited
 from plumbline_trainer.shaping.progress import segment_ends
 
 NAN = float("nan")
@@ -43,6 +47,51 @@ def test_a_token_that_writes_parts_of_two_segments_answers_for_both():
     # tokens "ab", "\n\ncd", "e\n", "\nf": the first and second segment meet in one, the second and third in another
     after, _, _ = bonuses([0, 0.25, 0.5, 1], token_ends=[2, 6, 8, 10], coefficient=1)
     assert after.token_rewards[0].tolist() == pytest.approx([0.125, 0.125 + 0.25 / 3, 0.25 / 3, 0.25 / 3 + 0.5])
+
+
+def test_as_an_advantage_every_token_has_the_progress_of_its_segment_in_full():
+    after, _, _ = bonuses([0.1, 0.1, 0.6, 0.4], coefficient=0.5)
+    estimated = credited(torch.tensor([2.0]), after)[0]
+    assert estimated.tolist() == pytest.approx([2] * 4 + [2.25] * 5 + [1.9])
+
+
+def test_credited_advantages_have_the_gradient_of_outcome_and_bonuses():
+    """The expectation over all texts of two segments, of one token and of three, by automatic differentiation."""
+    generator = torch.Generator().manual_seed(0)
+    texts = ["".join(letters) for letters in product("ab", repeat=4)]
+    outcomes = torch.rand(len(texts), generator=generator, dtype=torch.float64)
+    prefixes = sorted({text[:end] for text in texts for end in range(5)})
+    rates = dict(zip(prefixes, torch.rand(len(prefixes), generator=generator).tolist(), strict=True))
+    logits = {
+        prefix: torch.randn(2, generator=generator, dtype=torch.float64, requires_grad=True)
+        for prefix in prefixes
+        if len(prefix) < 4
+    }
+    alpha = 0.7
+
+    def token_logprobs(text):
+        return torch.stack([logits[text[:at]].log_softmax(0)["ab".index(text[at])] for at in range(4)])
+
+    logprobs = torch.stack([token_logprobs(text) for text in texts])
+    probabilities = logprobs.sum(dim=1).exp()
+    objective = probabilities @ outcomes
+    for text, probability in zip(texts, probabilities, strict=True):
+        # the first segment follows the prompt, the second one what the sampling policy wrote before it
+        second = logprobs[texts.index(text), :1].detach().sum() + logprobs[texts.index(text), 1:].sum()
+        objective = objective + alpha * probability * (rates[text[:1]] - rates[""])
+        objective = objective + alpha * second.exp() * (rates[text] - rates[text[:1]])
+    expected = torch.autograd.grad(objective, list(logits.values()), retain_graph=True)
+
+    rollout = judged(outcomes, [0] * len(texts), lengths=[4] * len(texts), texts=texts)
+    evidence = Evidence(
+        token_ends=[range(1, 5)] * len(texts),
+        prefix_values=[[rates[""], rates[text[0]], rates[text]] for text in texts],
+    )
+    after, _, _ = apply_shaping([Progress(coefficient=alpha, segment_end="^.")], rollout, {}, evidence)
+    estimated = credited(advantages(NoBaseline(), after), after)
+    surrogate = (probabilities.detach()[:, None] * estimated * logprobs).sum()
+    found = torch.autograd.grad(surrogate, list(logits.values()))
+    torch.testing.assert_close(torch.stack(found), torch.stack(expected))
 
 
 @settings(deadline=None)

@@ -92,8 +92,9 @@ def quantile_baseline(parameters: QuantileBaseline, rollout: JudgedRollout) -> T
 def greedy_baseline(parameters: GreedyBaseline, rollout: JudgedRollout) -> Tensor:
     """R minus the reward of the prompt's greedy completion; ReMax (Li et al. 2023, arXiv:2310.10505).
 
-    The greedy completion does not depend on the sample, so the baseline leaves the gradient unbiased. 0 where it could
-    not be judged. Raises `ValueError` without rewards of greedy completions.
+    The greedy completion does not depend on the sample, so the baseline leaves the gradient unbiased. That holds too
+    where shaping and penalties move R, which the greedy reward does not have: the baseline is off-centre then. 0 where
+    it could not be judged. Raises `ValueError` without rewards of greedy completions.
     """
     if rollout.greedy_rewards is None:
         raise ValueError("the ReMax baseline needs rewards of greedy completions")

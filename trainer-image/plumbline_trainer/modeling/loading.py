@@ -99,18 +99,24 @@ def check_directory(directory: Path) -> PretrainedConfig:
     return configuration
 
 
-def check_context(configuration: PretrainedConfig, location: str, prompt_tokens: int, completion_tokens: int) -> None:
+def check_context(
+    configuration: PretrainedConfig, location: str, prompt_tokens: int, completion_tokens: int, forced_tokens: int = 0
+) -> None:
     """Raises `ConfigError` where the longest prompt and completion that the job allows outgrow the model's positions.
+
+    `forced_tokens` come behind the completion: an answer that is forced there.
 
     Learned positions end there with an index error, rotary ones go on with embeddings that the model has never seen.
     Architectures without such a limit take everything.
     """
     positions = getattr(configuration.get_text_config(), "max_position_embeddings", None)
-    wanted = prompt_tokens + completion_tokens
+    wanted = prompt_tokens + completion_tokens + forced_tokens
     if isinstance(positions, int) and wanted > positions > 0:
+        forced = f" + {forced_tokens} (the forced answer of shaping progress)" if forced_tokens else ""
         raise ConfigError(
-            f"training.maxPromptTokens + training.maxCompletionTokens is {prompt_tokens} + {completion_tokens} = "
-            f"{wanted}, but the model {location} has {positions} positions (max_position_embeddings); lower the limits"
+            f"training.maxPromptTokens + training.maxCompletionTokens is {prompt_tokens} + {completion_tokens}"
+            f"{forced} = {wanted}, but the model {location} has {positions} positions (max_position_embeddings); "
+            "lower the limits"
         )
 
 

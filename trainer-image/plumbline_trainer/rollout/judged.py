@@ -58,7 +58,12 @@ class JudgedRollout:
     """The longest completion that the job allows."""
 
     token_rewards: Tensor | None = None
-    """[N, T] float64: rewards of single tokens that `rewards` does not hold, such as a KL penalty."""
+    """[N, T] float64: rewards of single tokens that `rewards` does not hold, such as a KL penalty, or a token's share
+    of what a part of the text earned."""
+
+    token_credits: Tensor | None = None
+    """[N, T] float64: what the parts of the text that a token writes earned, undivided: what estimators take
+    for `token_rewards` that ignore those; None where no part earned anything."""
 
     values: Tensor | None = None
     """[N, T] float64: the critic's value before each token; None without a critic."""

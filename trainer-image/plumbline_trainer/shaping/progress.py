@@ -15,7 +15,7 @@ from plumbline_trainer.shaping.registry import SHAPINGS, Credit, Evidence, Shape
 
 @SHAPINGS.implements(Progress)
 def progress(parameters: Progress, rollout: JudgedRollout, state: State, evidence: Evidence) -> Shaped:
-    """R, and coefficient (v_j - v_(j-1)) for the tokens of segment j, in equal parts.
+    """R, and coefficient (v_j - v_(j-1)) for segment j: its tokens share the reward, or each has it as an advantage.
 
     MRT (Qu et al. 2025, arXiv:2503.07572): v_j is the success rate of an answer that is forced after the segments 1 to
     j. The rewards of a completion sum to the coefficient times the success rate of the whole less that of nothing, and

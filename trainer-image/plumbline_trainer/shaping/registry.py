@@ -49,7 +49,8 @@ class Credit:
 
     start: int
     end: int
-    """The part: its first character and the one behind its last. The tokens that write it share the reward."""
+    """The part: its first character and the one behind its last. The tokens that write it share the reward, and
+    where it becomes an advantage each of them has it in full."""
 
     value: float
 

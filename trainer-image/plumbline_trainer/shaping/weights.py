@@ -26,7 +26,8 @@ def hypervolume_weighting(
 
     Lu et al. 2025, arXiv:2509.11452: a mean vector spans with the reference point a box, and the hypervolume is the
     volume of the union of all boxes. Larger rewards are larger steps where a baseline leaves their scale, as with
-    `groupRelative: {normalize: none}` and `leaveOneOut`; division by the standard deviation undoes them. State: the
+    `groupRelative: {normalize: none}` and `leaveOneOut`; a job whose advantages divide by a deviation is refused, since
+    that undoes them. State: the
     mean vectors of rollouts that no other one exceeds in everything.
     """
     if not rollout.valid.any():

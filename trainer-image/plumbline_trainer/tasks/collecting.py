@@ -18,7 +18,7 @@ from plumbline_trainer.distributed import Ranks
 from plumbline_trainer.exploration import select, without_groups
 from plumbline_trainer.modeling.reference import Reference
 from plumbline_trainer.objectives.policy.kl import kl_rewards, next_kl_coefficient
-from plumbline_trainer.objectives.policy.preparation import PROMPT_WEIGHT, prepared
+from plumbline_trainer.objectives.policy.preparation import PROMPT_WEIGHT, prepared, prepared_for
 from plumbline_trainer.objectives.policy.token_selection import SELECTED, SELECTORS
 from plumbline_trainer.reporting.metrics import Metric
 from plumbline_trainer.rewards.scoring import check_error_shares
@@ -70,7 +70,7 @@ class Collector:
         self._curriculum, self._explorer, self._kept = curriculum, explorer, kept
         self._reference, self._critic, self._max_steps = reference, critic, max_steps
         self._objective = spec.objective.value
-        self._advantage = spec.advantage.value
+        self._advantage = spec.estimator
         self._kl = None if spec.kl is None else spec.kl.value
         self._kl_coefficient = self._kl.coefficient if isinstance(self._kl, KlInReward) else 0.0
         self._selection = None if spec.token_selection is None else spec.token_selection.value
@@ -246,7 +246,7 @@ class Collector:
     def _advantages(self, everyone: JudgedRollout) -> Tensor:
         """[N] or [N, T]; rewards of parts of a text are added to their tokens where the estimator ignores them."""
         estimated = advantages(self._advantage, everyone)
-        if self._advantage.uses_token_rewards or everyone.token_rewards is None:
+        if self._advantage.uses_token_rewards or everyone.token_credits is None:
             return estimated
         return credited(estimated, everyone)
 
@@ -281,10 +281,7 @@ class Collector:
                 continue
             experience.advantages = advantages_of_tokens.float().clone()
             experience.reward = float(everyone.rewards[place])
-            experience.prepared = {
-                name: (values[place, :length] if values.dim() == 2 else values[place]).float().clone()
-                for name, values in needed.items()
-            }
+            experience.prepared = prepared_for(needed, place, length)
             if targets is not None:
                 experience.returns = targets[place, :length].float().clone()
             experiences.append(self._explorer.attributed(experience, candidate))

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
 from plumbline_api.contract import TrainerConfig
+from plumbline_api.methods.shaping.progress import Progress
 from plumbline_api.sources import Dataset, PromptSet
 from plumbline_trainer.data.rendering import Fitted, Renderer
 from plumbline_trainer.failures import ConfigError, DataError
@@ -54,7 +57,25 @@ def open_renderer(config: TrainerConfig) -> Renderer:
     for location in filter(None, (config.paths.model, config.paths.reference)):
         configuration = load_configuration(resolve_directory(location))
         check_context(configuration, location, training.max_prompt_tokens, training.max_completion_tokens)
-    return Renderer(load_tokenizer(directory, config.spec.model.chat_template))
+    tokenizer = load_tokenizer(directory, config.spec.model.chat_template)
+    if forced := _forced_tokens(config, tokenizer):
+        limits = training.max_prompt_tokens, training.max_completion_tokens
+        check_context(load_configuration(directory), config.paths.model, *limits, forced)
+    return Renderer(tokenizer)
+
+
+def _forced_tokens(config: TrainerConfig, tokenizer: Tokenizer) -> int:
+    """Most tokens that an answer forced behind a completion has, with what forces it; 0 where none is."""
+    steps = [] if config.rlvr is None else [choice.value for choice in config.rlvr.shaping]
+    most = config.spec.training.max_completion_tokens
+    return max(
+        (
+            len(tokenizer.encode(step.forced_answer, add_special_tokens=False)) + min(step.max_probe_tokens, most)
+            for step in steps
+            if isinstance(step, Progress)
+        ),
+        default=0,
+    )
 
 
 def template_warnings(renderer: Renderer) -> list[str]:

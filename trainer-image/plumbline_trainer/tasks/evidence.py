@@ -18,6 +18,7 @@ from plumbline_api.rlvr_job import RLVRJobSpec
 from plumbline_trainer.advantages import advantages
 from plumbline_trainer.advantages.steps import step_starts
 from plumbline_trainer.distributed import Ranks
+from plumbline_trainer.objectives.policy.preparation import prepared, prepared_for
 from plumbline_trainer.rollout.experience import Experience, Rollout, padded
 from plumbline_trainer.rollout.judged import JudgedRollout
 from plumbline_trainer.shaping import Evidence, token_ends
@@ -43,7 +44,7 @@ class EvidenceCollector:
         """`prompt_ids` are those of all rows of the training set."""
         self._spec, self._ranks, self._sampler, self._updates = spec, ranks, sampler, updates
         self._prompt_ids = prompt_ids
-        self._advantage = spec.advantage.value
+        self._advantage, self._objective = spec.estimator, spec.objective.value
         self._shaping = [choice.value for choice in spec.shaping]
 
     @property
@@ -159,7 +160,10 @@ class EvidenceCollector:
         number: int,
         max_tokens: int | None = None,
     ) -> list[float]:
-        """The mean reward of `samples` completions that go on from each prefix of tokens; NaN where none is judged."""
+        """The mean reward of `samples` completions that go on from each prefix of tokens; NaN where none is judged.
+
+        What is written anew has at most `max_tokens` tokens; without it the whole is as long as a completion may be.
+        """
         most = self._spec.training.max_completion_tokens
         wanted = [
             Wanted(
@@ -168,7 +172,7 @@ class EvidenceCollector:
                 0,
                 samples,
                 [*self._prompt_ids[candidate.row], *tokens],
-                max_tokens=max(1, min(max_tokens or most, most - len(tokens))),
+                max_tokens=max_tokens or max(1, most - len(tokens)),
             )
             for place, (candidate, tokens) in enumerate(prefixes)
         ]
@@ -186,22 +190,29 @@ class EvidenceCollector:
     def _gradient_products(
         self, everyone: JudgedRollout, candidates: Sequence[Candidate], names: Sequence[str]
     ) -> dict[str, dict[str, float]]:
-        """Inner products of the gradients that the policy would have by each component alone."""
+        """Inner products of the gradients that the policy would have by each component alone.
+
+        They are those of a job with this component for its reward, without shaping, in the first update on the rollout.
+        """
         places = {key: place for place, key in enumerate(self._in_order({one.key: one.key for one in candidates}))}
         gradients = {}
         for name in names:
             valid = everyone.valid & ~everyone.components[name].isnan()
             alone = replace(everyone, rewards=torch.where(valid, everyone.components[name], 0.0), valid=valid)
             estimated = advantages(self._advantage, alone)
+            needed = prepared(self._objective, alone, estimated)
             by_token = estimated if estimated.dim() == 2 else estimated[:, None].expand(everyone.logprobs.shape)
             experiences = []
             for candidate in candidates:
                 place, completion = places[candidate.key], candidate.completion
                 own = by_token[place, : len(completion.tokens)].float()
-                if valid[place] and bool((own != 0).any()):
-                    logprobs = torch.tensor(completion.logprobs)
-                    key = (candidate.slot, candidate.sample, candidate.row)
-                    experiences.append(Experience(*key, completion.tokens, logprobs, own, 0.0))
+                if not valid[place] or not (self._objective.uses_zero_advantages or bool((own != 0).any())):
+                    continue
+                logprobs = torch.tensor(completion.logprobs)
+                key = (candidate.slot, candidate.sample, candidate.row)
+                experience = Experience(*key, completion.tokens, logprobs, own, float(alone.rewards[place]))
+                experience.prepared = prepared_for(needed, place, len(completion.tokens))
+                experiences.append(experience)
             tokens = float(everyone.lengths[valid].sum())
             rollout = Rollout(0, experiences, float(valid.sum()), tokens, {})
             gradients[name] = self._ranks.sum(self._updates.objective_gradient(rollout))

@@ -13,8 +13,7 @@ from plumbline_trainer.failures import DataError
 
 def check_columns(spec: RLVRJobSpec, rows: Sequence[PromptRow]) -> None:
     """Refuses rows that lack a column which a method reads. Raises `DataError` naming file and line."""
-    advantage = spec.advantage
-    readers = [(f"advantage.{advantage.key}", advantage.value.columns)]
+    readers = [(f"advantage.{spec.estimator.member_key}", spec.estimator.columns)]
     readers += [(f"shaping[{index}].{step.key}", step.value.columns) for index, step in enumerate(spec.shaping)]
     _refuse_missing(readers, rows)
     rescue_texts(spec, rows)

@@ -11,6 +11,7 @@ class BatchNormalizing(Advantage):
     """Parameters of estimators that normalise over the rollout; not an estimator itself."""
 
     uses_token_rewards = True
+    keeps_scale = False
 
     epsilon: float = Field(1e-8, gt=0, le=1, description="Least variance that is divided by.")
 
@@ -30,5 +31,6 @@ class RewardDecoupled(Advantage, key="rewardDecoupled"):
 
     needs_group = True
     needs_components = True
+    keeps_scale = False
 
     epsilon: float = Field(1e-4, gt=0, le=1, description="Added to the standard deviations.")

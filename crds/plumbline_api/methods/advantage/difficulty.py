@@ -13,12 +13,14 @@ class MaximumLikelihood(Advantage, key="maxRl"):
     """Reward minus the mean of its group, divided by that mean: with rewards 0 and 1 the gradient of the likelihood of success instead of its probability, up to the order that the group allows (MaxRL; Tajwar et al. 2026, arXiv:2602.02710). Rewards must not be negative."""
 
     needs_group = True
+    keeps_scale = False
 
 
 class DifficultyWeighted(Advantage, key="difficultyWeighted"):
     """Reward relative to its group, times a factor that falls with the share of right samples in the group, so that hard prompts weigh more (Chen et al. 2025, arXiv:2505.13261)."""
 
     needs_group = True
+    keeps_scale = ("normalize", "none")
 
     function: Literal["exponential", "linear"] = Field(
         "exponential",

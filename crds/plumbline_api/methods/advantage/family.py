@@ -34,6 +34,16 @@ class Advantage(Family):
     needs_components: ClassVar[bool] = False
     """Whether it looks at the components of the reward and their weights; shaping of the total has no effect then."""
 
+    keeps_scale: ClassVar[bool | tuple[str, str]] = True
+    """Whether rewards that are twice as large give advantages that are twice as large; a field and its value where that
+    is so with this value alone."""
+
+    @property
+    def grows_with_rewards(self) -> bool:
+        """What `keeps_scale` says of these parameters."""
+        kept = self.keeps_scale
+        return kept if isinstance(kept, bool) else getattr(self, kept[0]) == kept[1]
+
     @property
     def columns(self) -> tuple[str, ...]:
         """Columns that every row of data must have."""

@@ -13,6 +13,7 @@ class GroupRelative(Advantage, key="groupRelative"):
     """Reward minus the mean of its group, divided by a scale (Shao et al. 2024, arXiv:2402.03300, sec. 4.1.2; without scale: Liu et al. 2025, arXiv:2503.20783)."""
 
     needs_group = True
+    keeps_scale = ("normalize", "none")
 
     normalize: Literal["std", "batchStd", "none"] = Field(
         "std",
@@ -41,6 +42,7 @@ class QuantileBaseline(Advantage, key="quantile"):
     """Reward minus a quantile of its group, divided by the standard deviation: of hard prompts only successes count, of easy ones only failures (QAE; Wu et al. 2025, arXiv:2509.22611)."""
 
     needs_group = True
+    keeps_scale = ("normalize", "none")
 
     quantile: float = Field(
         0.4,
@@ -55,6 +57,6 @@ class QuantileBaseline(Advantage, key="quantile"):
 
 
 class GreedyBaseline(Advantage, key="remax"):
-    """Reward minus the reward of the prompt's greedy completion (ReMax; Li et al. 2023, arXiv:2310.10505). One more completion a prompt, and no group is needed."""
+    """Reward minus the reward of the prompt's greedy completion (ReMax; Li et al. 2023, arXiv:2310.10505). One more completion a prompt, and no group is needed. The greedy completion's reward is that of the verifiers, without shaping and penalties: with these the baseline is off-centre, which costs variance and no bias."""
 
     needs_greedy = True

@@ -14,6 +14,7 @@ class PairwiseWinRate(Advantage, key="pairwiseWinRate"):
     """The share of its group that a sample beats takes the place of its reward and is standardised within the group, so that tiny differences of a scored reward are not blown up (Pref-GRPO; Wang et al. 2025, arXiv:2508.20751)."""
 
     needs_group = True
+    keeps_scale = False
 
     comparison: Literal["hard", "soft"] = Field(
         "hard",
@@ -41,6 +42,7 @@ class PassAtK(Advantage, key="passAtK"):
     )
 
     needs_group = True
+    keeps_scale = ("form", "marginal")
 
     form: Literal["best", "marginal", "normalized"] = Field(
         "best",

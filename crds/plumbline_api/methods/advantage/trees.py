@@ -12,6 +12,8 @@ from plumbline_api.methods.advantage.family import Advantage
 class PrefixTree(Advantage, key="prefixTree"):
     """Reward minus the value of the prefix that the completion starts from, read off all completions of the rollout below that prefix, centred over the tree (Tree-OPO; Huang et al. 2025, arXiv:2509.09284)."""
 
+    keeps_scale = ("normalize", "none")
+
     tree_column: str = Field(
         "tree", min_length=1, max_length=128, description="Column that tells trees apart, such as the problem's name."
     )

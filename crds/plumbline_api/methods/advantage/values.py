@@ -14,6 +14,7 @@ class TemporalDifferences(Advantage):
 
     needs_values = True
     uses_token_rewards = True
+    keeps_scale = ("normalize", "none")
 
     gamma: float = Field(1.0, gt=0, le=1, description="Discount of a reward that comes one token later.")
     lambda_: float = Field(
@@ -39,6 +40,7 @@ class FrozenValue(Advantage, key="frozenValue"):
     needs_values = True
     needs_frozen_values = True
     uses_token_rewards = True
+    keeps_scale = False
 
     baseline: Literal["none", "value"] = Field(
         "none", description="value subtracts the value before the token, none leaves it to the normalisation."

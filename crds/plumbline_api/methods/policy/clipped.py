@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from plumbline_api.methods.policy.family import PolicyObjective
+from plumbline_api.methods.policy.family import CENTRED, PolicyObjective
 from plumbline_api.rules import Rule, field, has
 
 
@@ -57,9 +57,10 @@ class Grpo(DualClippedRatioObjective, key="grpo"):
 
 
 class DrGrpo(DualClippedRatioObjective, key="drGrpo"):
-    """GRPO done right: token losses summed and divided by a constant, so that long wrong answers are not favoured (Liu et al. 2025, arXiv:2503.20783, sec. 3)."""
+    """GRPO done right: token losses summed and divided by a constant, so that long wrong answers are not favoured, and by default advantages without a standard deviation, so that easy and hard prompts weigh the same (Liu et al. 2025, arXiv:2503.20783, sec. 3)."""
 
     aggregation = "constant"
+    advantage = CENTRED
 
 
 class Ppo(DualClippedRatioObjective, key="ppo"):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from plumbline_api.base import Family
+
+CENTRED: Mapping[str, Any] = {"groupRelative": {"normalize": "none"}}
+"""The advantage R - mean R."""
 
 
 class PolicyObjective(Family):
@@ -12,6 +16,9 @@ class PolicyObjective(Family):
 
     aggregation: ClassVar[str] = "sequenceMean"
     """The `policyAggregation` that the paper uses, by key: how token losses become one loss."""
+
+    advantage: ClassVar[Mapping[str, Any]] = {"groupRelative": {}}
+    """The `advantage` that the paper uses, as a spec has it; where it has a critic, the nearest one without."""
 
     strictly_on_policy: ClassVar[bool] = False
     """Whether each batch of completions may be used for one update only."""

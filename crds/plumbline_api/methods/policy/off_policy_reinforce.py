@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from plumbline_api.methods.policy.family import PolicyObjective
+from plumbline_api.methods.policy.family import CENTRED, PolicyObjective
 from plumbline_api.rules import Rule, field
 
 
@@ -14,6 +14,7 @@ class Rec(PolicyObjective, key="rec"):
     """REINFORCE with clipping: advantage-weighted log-likelihood of the tokens whose ratio is inside a range, by default without importance weights (REC; Yao et al. 2025, arXiv:2509.24203)."""
 
     aggregation = "tokenMean"
+    advantage = CENTRED
 
     rules: ClassVar = (
         Rule(
@@ -43,6 +44,7 @@ class Rec(PolicyObjective, key="rec"):
 class Opmd(PolicyObjective, key="opmd"):
     """Online policy mirror descent: REINFORCE with a squared log-ratio to the policy before the rollout's updates (Kimi k1.5, arXiv:2501.12599, eq. 3; as regularized REINFORCE Yao et al. 2025, arXiv:2509.24203)."""
 
+    advantage = CENTRED
     regularizes_divergence = True
     uses_zero_advantages = True
 
@@ -56,10 +58,14 @@ class AsymRe(PolicyObjective, key="asymRe"):
     """Asymmetric REINFORCE: a baseline below the mean reward, so that good completions weigh more than bad ones, which is safe off-policy (Arnal et al. 2025, arXiv:2506.20520)."""
 
     aggregation = "sequenceSum"
+    advantage = CENTRED
     uses_zero_advantages = True
 
     baseline_shift: float = Field(
-        -0.1, ge=-10, le=0, description="Added to the baseline, and so subtracted from every advantage."
+        -0.1,
+        ge=-10,
+        le=0,
+        description="Added to the baseline, and so subtracted from every advantage; in units of the reward with the default advantage, in standard deviations with one that divides by them.",
     )
 
 
@@ -67,6 +73,7 @@ class RedDrop(PolicyObjective, key="redDrop"):
     """REINFORCE that leaves out excess bad completions: of each group at most so many with a negative advantage as it has others times a factor, drawn at random (RED-Drop; Yao et al. 2025, arXiv:2509.24203)."""
 
     aggregation = "tokenMean"
+    advantage = CENTRED
 
     negatives_per_positive: float = Field(
         1.0, gt=0, le=1000, description="Most completions with a negative advantage for each with a positive one."
@@ -78,5 +85,6 @@ class RedWeight(PolicyObjective, key="redWeight"):
     """REINFORCE whose completions weigh exp(advantage / temperature) (RED-Weight; Yao et al. 2025, arXiv:2509.24203)."""
 
     aggregation = "tokenMean"
+    advantage = CENTRED
 
     temperature: float = Field(1.0, gt=0, le=1000, description="A low one makes good completions weigh more.")

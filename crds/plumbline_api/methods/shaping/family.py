@@ -33,6 +33,10 @@ class Shaping(Family):
     removed_by_baselines: ClassVar[bool] = False
     """Whether it only adds the same number to all rewards, so that it does nothing where a baseline is subtracted."""
 
+    changes_scale: ClassVar[bool] = False
+    """Whether it only multiplies all rewards of a rollout by one number, so that it does nothing where advantages are
+    divided by their scale."""
+
     @property
     def component_names(self) -> tuple[str, ...]:
         """Components of `spec.rewards` that must exist."""

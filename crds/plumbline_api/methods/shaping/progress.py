@@ -30,4 +30,6 @@ class Progress(Shaping, key="progress"):
         description="Text that is appended to a prefix to make the policy answer at once.",
     )
     probes: int = Field(4, ge=1, le=256, description="Forced answers of each prefix.")
-    max_probe_tokens: int = Field(32, ge=1, le=4096, description="Longest forced answer.")
+    max_probe_tokens: int = Field(
+        32, ge=1, le=4096, description="Longest forced answer; at most training.maxCompletionTokens."
+    )

@@ -20,7 +20,9 @@ class Objective(ApiModel):
 
 
 class HypervolumeWeighting(Shaping, key="hypervolumeWeighting"):
-    """Hypervolume-guided weights: the rewards of a rollout are scaled by how much its means add to the hypervolume of those before, from 1/2 without gain to 2 (Lu et al. 2025, arXiv:2509.11452)."""
+    """Hypervolume-guided weights: the rewards of a rollout are scaled by how much its means add to the hypervolume of those before, from 1/2 without gain to 2 (Lu et al. 2025, arXiv:2509.11452). It needs an advantage that keeps the scale of rewards."""
+
+    changes_scale: ClassVar[bool] = True
 
     objectives: list[Objective] = Field(
         min_length=2,

@@ -11,7 +11,7 @@ completion, [N], or a token, [N, T]; the objective finds those of its micro-batc
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -47,3 +47,11 @@ def prepared(objective: PolicyObjective, rollout: JudgedRollout, advantages: Ten
         if values.shape not in (mask.shape, mask.shape[:1]):
             raise ValueError(f"the preparation of {objective.member_key} gives {name} of shape {list(values.shape)}")
     return tensors
+
+
+def prepared_for(tensors: Mapping[str, Tensor], place: int, length: int) -> dict[str, Tensor]:
+    """What `prepared` gives for the completion at `place`, of `length` tokens: float32 [] or [T] by name, copies."""
+    return {
+        name: (values[place, :length] if values.dim() == 2 else values[place]).float().clone()
+        for name, values in tensors.items()
+    }
