@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,25 +24,39 @@ from plumbline_operator.model import (
     SuspendJob,
     WriteStatus,
 )
-from plumbline_operator.resources import EVENTS, JobKey
+from plumbline_operator.resources import EVENTS, PODS, JobKey
 
 COMPONENT = "plumbline-operator"
 
 logger = logging.getLogger(__name__)
 
 
+FRESH_SECONDS = 5.0
+"""So long after it was observed a job is taken for unchanged without asking."""
+
+
 class JobChanged(Exception):
     """The job was changed or replaced since it was observed: what was decided no longer holds."""
 
 
+@dataclass
+class _KnownVersion:
+    """The version of the job that the steps are for, and when it was known to be the present one."""
+
+    version: str
+    at: float
+
+
 async def apply(
-    api: Api, key: JobKey, job: Mapping[str, Any], decision: Decision, *, write_status: bool
+    api: Api, key: JobKey, job: Mapping[str, Any], decision: Decision, *, write_status: bool, observed_at: float
 ) -> list[Refusal]:
     """Does the steps; returns the children that the API server refused.
 
-    `write_status` false leaves out a status that may wait. Raises JobChanged when the status cannot be written because
-    the job is no longer the one that was observed, and ApiError for every failure that asking again may mend.
+    `write_status` false leaves out a status that may wait; `observed_at` is the time of the monotonic clock at which
+    the job was observed. Raises JobChanged when the job is found to be no longer the one that was observed, and
+    ApiError for every failure that asking again may mend.
     """
+    known = _KnownVersion(job["metadata"]["resourceVersion"], observed_at)
     refusals: list[Refusal] = []
     for step in decision.steps:
         match step:
@@ -48,8 +64,11 @@ async def apply(
                 await _post_event(api, key, job, step)
             case WriteStatus():
                 if write_status or step.urgent:
-                    await _write_status(api, key, job, step)
+                    known.at = time.monotonic()
+                    known.version = await _write_status(api, key, job, step)
             case Apply():
+                if step.resource == PODS:
+                    await _confirm(api, key, job, known)
                 refusal = await _apply_child(api, step)
                 if refusal is not None:
                     refusals.append(refusal)
@@ -64,6 +83,22 @@ async def apply(
             case DeleteJob():
                 await api.delete(key.resource, key.namespace, key.name, uid=step.uid)
     return refusals
+
+
+async def _confirm(api: Api, key: JobKey, job: Mapping[str, Any], known: _KnownVersion) -> None:
+    """Makes sure that the decision is not one of the past: nothing in a pod that is created is conditional.
+
+    This process may have been frozen since it looked, and another operator may have closed the attempt. Every attempt
+    that ends is written to the job first, so a job of the same version still has it.
+    """
+    if time.monotonic() - known.at <= FRESH_SECONDS:
+        return
+    asked = time.monotonic()
+    present = await api.get(key.resource, key.namespace, key.name)
+    metadata = present["metadata"] if present is not None else {}
+    if (metadata.get("uid"), metadata.get("resourceVersion")) != (job["metadata"]["uid"], known.version):
+        raise JobChanged(f"{key} was changed since it was observed")
+    known.at = asked
 
 
 async def _apply_child(api: Api, step: Apply) -> Refusal | None:
@@ -100,7 +135,8 @@ async def _suspend_job(api: Api, key: JobKey, job: Mapping[str, Any]) -> None:
         raise
 
 
-async def _write_status(api: Api, key: JobKey, job: Mapping[str, Any], step: WriteStatus) -> None:
+async def _write_status(api: Api, key: JobKey, job: Mapping[str, Any], step: WriteStatus) -> str:
+    """Returns the version that the job has then."""
     metadata = job["metadata"]
     manifest = {
         "apiVersion": key.resource.api_version,
@@ -115,11 +151,12 @@ async def _write_status(api: Api, key: JobKey, job: Mapping[str, Any], step: Wri
         "status": without_empty_text(step.status.to_document()),
     }
     try:
-        await api.apply_status(key.resource, manifest)
+        written = await api.apply_status(key.resource, manifest)
     except ApiError as error:
         if error.code in (404, 409):
             raise JobChanged(str(error)) from error
         raise
+    return str(written["metadata"]["resourceVersion"])
 
 
 def without_empty_text(value: Any) -> Any:

@@ -1,17 +1,21 @@
 """Which of several operators works: the holder of a Lease, by the official client's leader election.
 
 All of them watch, so that the one that takes over knows every job already; only the leader reconciles. A leader that
-cannot renew its lease stops before another one may take it. Should two of them work at once all the same, because a
-process was frozen between its last look at the clock and a write, no harm is done: every write is conditional or
-idempotent. The election is there so that two operators do not do everything twice.
+cannot renew its lease stops before another one may take it, by a clock that nobody sets, and one that finds another's
+name in the lease stops at once. Two of them may work at the same time all the same, when a process was frozen between
+its last look at the clock and a write. Status and deletions are conditional on what was observed, and a child that is
+there is not made twice; a pod that belongs to an attempt that has ended meanwhile is the one thing that no condition
+can keep from being made. `apply` makes that unlikely, and whoever leads then removes it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -34,6 +38,8 @@ that dies is replaced LEASE_SECONDS to LEASE_SECONDS + RETRY_SECONDS after its l
 within RETRY_SECONDS."""
 REQUEST_SECONDS = 3.0
 """For one request: several must fit between two renewals."""
+CHECK_SECONDS = 0.5
+"""Between two looks of the work at the time of the last renewal."""
 
 UNANSWERED = (ApiError, aiohttp.ClientError, TimeoutError, OSError)
 
@@ -41,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 
 class LeadershipLost(Exception):
-    """The lease was not renewed in time: another operator may work now, and this one must not."""
+    """The lease was not renewed in time or taken away: another operator may work now, and this one must not."""
 
 
 class Leadership:
@@ -54,24 +60,43 @@ class Leadership:
 
     @property
     def leads(self) -> bool:
-        return self._leading.is_set()
+        return self._leading.is_set() and time.monotonic() - self._lock.renewed <= RENEW_SECONDS
 
     async def run(self) -> None:
         """Waits for the lease and keeps it; raises LeadershipLost when it cannot. Cancel it to stop taking part."""
         config = Config(
             self._lock, LEASE_SECONDS, RENEW_SECONDS, RETRY_SECONDS, self._start_leading, self._stop_leading
         )
-        await LeaderElection(config).run()
-        raise LeadershipLost(f"lease {self._lock.namespace}/{self._lock.name} was not renewed for {RENEW_SECONDS} s")
+        try:
+            await LeaderElection(config).run()
+        finally:
+            await self._stop_leading()
+        raise self._lost()
 
     async def while_leading(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Does the work once this operator leads."""
+        """Does the work once this operator leads; ends it with LeadershipLost when the lease may be another's.
+
+        The election looks at the time of day, which may be set back, and not while it waits for an answer.
+        """
         await self._leading.wait()
-        await work()
+        working = asyncio.ensure_future(work())
+        try:
+            while not working.done():
+                await asyncio.wait({working}, timeout=CHECK_SECONDS)
+                if not self.leads:
+                    raise self._lost()
+            await working
+        finally:
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
+
+    def _lost(self) -> LeadershipLost:
+        lease = f"lease {self._lock.namespace}/{self._lock.name}"
+        return LeadershipLost(f"{lease} was not renewed for {RENEW_SECONDS} s")
 
     async def end(self) -> None:
         """Gives the lease to whoever asks next. Every other task of this operator has ended by now."""
-        if self._leading.is_set():
+        if self._lock.held:
             await self._lock.release()
 
     async def _start_leading(self) -> None:
@@ -94,6 +119,10 @@ class _Lease(BaseLock):
         self._api = api
         self._read: dict[str, Any] = {}
         """The lease as it was read or written last; a write is conditional on its version."""
+        self.held = False
+        """Whether this operator took the lease and nobody else was seen to have it since."""
+        self.renewed = float("-inf")
+        """Time of the monotonic clock just before the last renewal that was successful."""
 
     async def get(self, name: str, namespace: str) -> Any:
         try:
@@ -107,9 +136,13 @@ class _Lease(BaseLock):
             return False, missing
         self._read = lease
         spec = lease.get("spec") or {}
+        holder = spec.get("holderIdentity") or None
+        if self.held and holder not in (None, self.identity):
+            self.held = False
+            raise LeadershipLost(f"lease {namespace}/{name} is held by {holder} now")
         duration = spec.get("leaseDurationSeconds")
         return True, LeaderElectionRecord(
-            spec.get("holderIdentity") or None,
+            holder,
             str(duration) if duration else None,
             spec.get("acquireTime"),
             spec.get("renewTime"),
@@ -124,7 +157,7 @@ class _Lease(BaseLock):
             "metadata": {"name": name, "namespace": namespace},
             "spec": spec,
         }
-        return await _answered(self._api.create(LEASES, manifest))
+        return await self._renew(self._api.create(LEASES, manifest))
 
     async def update(self, name: str, namespace: str, updated_record: LeaderElectionRecord) -> bool:
         """Takes or renews the lease, unless it has another version by now."""
@@ -132,13 +165,21 @@ class _Lease(BaseLock):
         spec = {**_terms(self.identity), "renewTime": now}
         if held.get("holderIdentity") != self.identity:
             spec |= {"acquireTime": now, "leaseTransitions": (held.get("leaseTransitions") or 0) + 1}
-        return await _answered(self._write(name, namespace, spec))
+        return await self._renew(self._write(name, namespace, spec))
 
     async def release(self) -> None:
         """Leaves the lease to whoever asks next, if it is still this operator's."""
-        await self.get(self.name, self.namespace)
+        with contextlib.suppress(LeadershipLost):
+            await self.get(self.name, self.namespace)
         if (self._read.get("spec") or {}).get("holderIdentity") == self.identity:
             await _answered(self._write(self.name, self.namespace, {"holderIdentity": None}))
+
+    async def _renew(self, request: Awaitable[bool]) -> bool:
+        asked = time.monotonic()
+        renewed = await _answered(request)
+        if renewed:
+            self.held, self.renewed = True, asked
+        return renewed
 
     async def _write(self, name: str, namespace: str, spec: dict[str, Any]) -> bool:
         change = {"metadata": {"resourceVersion": self._read["metadata"]["resourceVersion"]}, "spec": spec}

@@ -76,6 +76,7 @@ class Reconciler:
     async def _reconcile(self, key: JobKey) -> str:
         refusals: tuple[Refusal, ...] = ()
         for _ in range(MOST_ROUNDS):
+            observed_at = time.monotonic()
             observed = await observe(
                 self._api,
                 key,
@@ -93,7 +94,7 @@ class Reconciler:
                 observed = dataclasses.replace(observed, refusals=refusals)
             decision = decide(observed, self._clock())
             try:
-                new_refusals = await self._apply(key, observed, decision)
+                new_refusals = await self._apply(key, observed, decision, observed_at)
             except JobChanged:
                 continue
             self._registry.store(key, _phase_after(observed, decision))
@@ -111,7 +112,7 @@ class Reconciler:
         self._queue.add_after(key, 1.0)
         return "unsettled"
 
-    async def _apply(self, key: JobKey, observed: Observed, decision: Decision) -> list[Refusal]:
+    async def _apply(self, key: JobKey, observed: Observed, decision: Decision, observed_at: float) -> list[Refusal]:
         writes = [step for step in decision.steps if isinstance(step, WriteStatus)]
         wait = self._status_written.get(key, float("-inf")) + self._progress_interval - time.monotonic()
         write = wait <= 0 or any(step.urgent for step in writes)
@@ -119,7 +120,7 @@ class Reconciler:
         if left_out:
             logger.info("Events left out", extra={"key": str(key), "events": left_out})
             decision = dataclasses.replace(decision, steps=steps)
-        refusals = await apply(self._api, key, observed.job, decision, write_status=write)
+        refusals = await apply(self._api, key, observed.job, decision, write_status=write, observed_at=observed_at)
         if writes and write:
             self._status_written[key] = time.monotonic()
         elif writes:

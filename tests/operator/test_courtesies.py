@@ -91,7 +91,7 @@ def hanging(rank: int) -> PodView:
 async def test_a_status_is_written_though_its_event_cannot_be_posted(server: Any, failure: Exception | None) -> None:
     server.failure, server.hangs = failure, failure is None
     steps = (PostEvent("Normal", "Started", "it starts", "1"), WriteStatus(JobStatus(), urgent=True))
-    await apply(server, KEY, stored(preference_job()), Decision(steps), write_status=True)
+    await apply(server, KEY, stored(preference_job()), Decision(steps), write_status=True, observed_at=0.0)
     assert server.asked == ["create", "apply_status"]
 
 
