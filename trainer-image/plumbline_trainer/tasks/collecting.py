@@ -21,7 +21,6 @@ from plumbline_trainer.objectives.policy.kl import kl_rewards, next_kl_coefficie
 from plumbline_trainer.objectives.policy.preparation import PROMPT_WEIGHT, prepared, prepared_for
 from plumbline_trainer.objectives.policy.token_selection import SELECTED, SELECTORS
 from plumbline_trainer.reporting.metrics import Metric
-from plumbline_trainer.rewards.scoring import check_error_shares
 from plumbline_trainer.rollout.experience import Experience, Rollout
 from plumbline_trainer.rollout.judged import JudgedRollout
 from plumbline_trainer.shaping import apply_shaping, credited
@@ -88,6 +87,7 @@ class Collector:
             self._probe(phases)
         rows = self._curriculum.choose(number, self._spec.training.batch_size // self._spec.rollout.group_size)
         judgement = Judgement()
+        self._sampler.begin_step()
         tokens = self._sample(judgement, rows, number, phases)
         sampled, _ = self._everyone(judgement, number)
         self._explorer.observe(rows, sampled)
@@ -153,7 +153,7 @@ class Collector:
         """
         budgets = self._explorer.budgets(rows, self._spec.rollout.group_size)
         wanted = [self._wanted(slot, row, 0, budgets[slot]) for slot, row in self._of_this_rank(enumerate(rows))]
-        tokens = self._judge(judgement, wanted, "rollout", number, phases, sum(budgets))
+        tokens = self._judge(judgement, wanted, "rollout", number, phases)
         attempt = 0
         while plan := self._explorer.resampling(self._everyone(judgement, number)[0], attempt):
             attempt += 1
@@ -172,24 +172,17 @@ class Collector:
                 self._wanted(slot, rows[slot], first[slot], count)
                 for slot, count in self._of_this_rank(sorted(samples.items()))
             ]
-            tokens += self._judge(judgement, wanted, f"resampling {attempt}", number, phases, sum(samples.values()))
+            tokens += self._judge(judgement, wanted, f"resampling {attempt}", number, phases)
         return tokens
 
     def _judge(
-        self,
-        judgement: Judgement,
-        wanted: Sequence[Wanted],
-        purpose: str,
-        number: int,
-        phases: dict[str, float],
-        calls: int,
+        self, judgement: Judgement, wanted: Sequence[Wanted], purpose: str, number: int, phases: dict[str, float]
     ) -> int:
         """Samples and scores `wanted`; returns the tokens that were read and written. A collective of the ranks."""
         with timed(phases, "generate"):
             candidates = self._sampler.sample(wanted, purpose, number)
         with timed(phases, "verify"):
-            scores = self._sampler.score(candidates, calls)
-            check_error_shares(self._spec.rewards, self._ranks.sum_metrics(scores.metrics))
+            scores = self._sampler.score_together([(one.row, one.text) for one in candidates], self._ranks)
         count_as(phases, "score", scores.batch_seconds, within="verify")
         judgement.add(candidates, scores)
         read = sum(len(one.prompt_ids) * one.samples for one in wanted)
@@ -205,7 +198,7 @@ class Collector:
         samples, count = self._curriculum.probe_samples, len(self._train.rows)
         judgement = Judgement()
         wanted = [self._wanted(row, row, 0, samples) for row in self._of_this_rank(range(count))]
-        self._judge(judgement, wanted, "probe", 0, phases, count * samples)
+        self._judge(judgement, wanted, "probe", 0, phases)
         everyone, _ = self._everyone(judgement, 0)
         probe = Probe.empty(count)
         probe.add(everyone)

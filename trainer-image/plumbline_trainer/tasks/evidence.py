@@ -105,7 +105,7 @@ class EvidenceCollector:
         rows = {candidate.slot: candidate.row for candidate in candidates}
         wanted = [Wanted(slot, row, 0, 1, self._prompt_ids[row]) for slot, row in sorted(rows.items())]
         greedy = self._sampler.sample(wanted, "greedy", number, greedy=True)
-        scores = self._sampler.score(greedy)
+        scores = self._sampler.score_together([(one.row, one.text) for one in greedy], self._ranks)
         totals = torch.where(scores.valid, scores.totals, torch.nan).tolist()
         own = {candidate.slot: total for candidate, total in zip(greedy, totals, strict=True)}
         rewards = {slot: total for share in self._ranks.gather(own) for slot, total in share.items()}
@@ -180,7 +180,8 @@ class EvidenceCollector:
         streams = [candidate.key * (most + 1) + len(tokens) for candidate, tokens in prefixes]
         continued = self._sampler.sample(wanted, purpose, number, numbers=streams)
         texts = self._sampler.texts_of([[*prefixes[one.slot][1], *one.completion.tokens] for one in continued])
-        scores = self._sampler.score_texts([(one.row, text) for one, text in zip(continued, texts, strict=True)])
+        rows = [one.row for one in continued]
+        scores = self._sampler.score_together(list(zip(rows, texts, strict=True)), self._ranks)
         totals = torch.where(scores.valid, scores.totals, torch.nan).view(len(prefixes), samples)
         return [float(mean) for mean in totals.nanmean(dim=1)]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -98,9 +98,8 @@ class Explorer:
         plan = plan_rescue(self._rescue, everyone, available)
         if plan.hinted:
             self._add_guided(judgement, plan.hinted, rows, number, phases)
-        for slot in plan.solved:
-            if self._is_mine(slot):
-                self._put_solution(judgement, slot, rows[slot])
+        if plan.solved:
+            self._put_solutions(judgement, everyone, plan.solved, rows, phases)
         return plan.demonstrated
 
     def prompt_weights(self, everyone: JudgedRollout) -> Tensor | None:
@@ -173,24 +172,45 @@ class Explorer:
         with timed(phases, "generate"):
             candidates = self._sampler.sample(wanted, "guidance", number)
         with timed(phases, "verify"):
-            scores = self._sampler.score(candidates, sum(plan.values()))
+            scores = self._sampler.score_together([(one.row, one.text) for one in candidates], self._ranks)
         count_as(phases, "score", scores.batch_seconds, within="verify")
         judgement.add(candidates, scores)
 
-    def _put_solution(self, judgement: Judgement, slot: int, row: int) -> None:
+    def _put_solutions(
+        self,
+        judgement: Judgement,
+        everyone: JudgedRollout,
+        solved: Mapping[int, int],
+        rows: Sequence[int],
+        phases: dict[str, float],
+    ) -> None:
+        """Puts the solutions of this rank's slots in the places that `solved` names. A collective of the ranks.
+
+        A solution on which a component fails and so has no value, which shaping may ask for, is left out.
+        """
         assert isinstance(self._rescue, Gold)
-        last = max(one.sample for one in judgement.candidates if one.slot == slot)
-        solution = self._solution(slot, row, 0.0)
-        self._logprobs([solution])
-        completion = Completion(solution.tokens, _given(solution.old_logprobs).tolist(), "stop")
-        text = self._sampler.texts([completion])[0]
-        components = self._sampler.score_texts([(row, text)]).components
-        total = torch.tensor([self._rescue.reward], dtype=torch.float64)
-        judgement.drop_sample(slot, last)
-        judgement.add(
-            [Candidate(slot, last, row, completion, text, injected=True)],
-            Scores(components, total, torch.ones(1, dtype=torch.bool), {}),
-        )
+        slots = [slot for slot in sorted(solved) if self._is_mine(slot)]
+        solutions = [self._solution(slot, rows[slot], 0.0) for slot in slots]
+        self._logprobs(solutions)
+        completions = [Completion(one.tokens, _given(one.old_logprobs).tolist(), "stop") for one in solutions]
+        texts = self._sampler.texts(completions)
+        asked = [(rows[slot], text) for slot, text in zip(slots, texts, strict=True)]
+        with timed(phases, "verify"):
+            scores = self._sampler.score_together(asked, self._ranks)
+        count_as(phases, "score", scores.batch_seconds, within="verify")
+        candidates = []
+        for slot, completion, text in zip(slots, completions, texts, strict=True):
+            first = int((everyone.groups == slot).nonzero()[0])
+            samples = [one.sample for one in judgement.candidates if one.slot == slot]
+            replaced = samples[solved[slot] - first]
+            candidates.append(Candidate(slot, replaced, rows[slot], completion, text, injected=True))
+        judged = torch.nonzero(scores.valid)[:, 0]
+        candidates = [candidates[place] for place in judged.tolist()]
+        for one in candidates:
+            judgement.drop_sample(one.slot, one.sample)
+        components = {name: values[judged] for name, values in scores.components.items()}
+        totals = torch.full((len(candidates),), self._rescue.reward, dtype=torch.float64)
+        judgement.add(candidates, Scores(components, totals, torch.ones(len(candidates), dtype=torch.bool), {}))
 
     def _of_another_policy(self, experience: Experience, behaviour: Tensor) -> Experience:
         """The experience as one that a policy with the log-probabilities `behaviour` sampled.

@@ -55,8 +55,7 @@ class KeptSolutions:
             for number, (text, tokens) in enumerate(self._buffer.of(rows[slot]).items(), start=1)
             if (slot, text) not in present
         ]
-        if missing:
-            self._add(judgement, missing)
+        self._add(judgement, missing)
         everyones = [one for share in self._ranks.gather(found) for one in share]
         for _, row, text, tokens in sorted(everyones):
             self._buffer.add(row, text, tokens)
@@ -91,4 +90,5 @@ class KeptSolutions:
             [text] = self._sampler.texts([completion])
             candidates.append(Candidate(one.slot, one.sample, one.row, completion, text, injected=True))
         # what is shown of rewards is about what the policy sampled now
-        judgement.add(candidates, replace(self._sampler.score(candidates), metrics={}))
+        scores = self._sampler.score_together([(one.row, one.text) for one in candidates], self._ranks)
+        judgement.add(candidates, replace(scores, metrics={}))

@@ -197,7 +197,7 @@ class RLVRTask:
         own = {**score_metrics(self._spec, scores), **length_metrics(completions)}
         if candidates:
             own |= self._shaping_metrics(self.evaluation, candidates, scores)
-            own |= self._pass_rates(sampler, wanted)
+        own |= self._pass_rates(sampler, wanted)
         metrics = self.ranks.sum_metrics(own)
         check_error_shares(self._spec.rewards, metrics)
         return {name: metric.value for name, metric in metrics.items()}
@@ -269,7 +269,7 @@ class RLVRTask:
         if not samples:
             return {}
         candidates = sampler.sample([replace(one, samples=samples) for one in prompts], "evaluation samples", 0)
-        scores = sampler.score(candidates)
+        scores = sampler.score_together([(one.row, one.text) for one in candidates], self.ranks)
         slots = torch.tensor([candidate.slot for candidate in candidates])
         return pass_at(correct(self._spec, scores), judged(self._spec, scores), slots)
 

@@ -9,7 +9,9 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from plumbline_api.rlvr_job import RLVRJobSpec
 from plumbline_trainer.data.rows import PromptRow
-from plumbline_trainer.rewards.scoring import Sample, Scorer, Scores
+from plumbline_trainer.distributed import Ranks
+from plumbline_trainer.reporting.metrics import Metric, merge
+from plumbline_trainer.rewards.scoring import Sample, Scorer, Scores, check_error_shares
 from plumbline_trainer.rollout.protocol import CompletionEngine
 from plumbline_trainer.rollout.requests import Completion, GenerationFigures, Request
 from plumbline_trainer.rollout.sampling import Stream
@@ -52,6 +54,12 @@ class Sampler:
         self._spec, self._engine, self._scorer = spec, engine, scorer
         self._tokenizer, self._rows, self._poll = tokenizer, rows, poll
         self._figures = GenerationFigures()
+        self.begin_step()
+
+    def begin_step(self) -> None:
+        """Counts failed calls anew."""
+        self._calls_of_step = 0
+        self._about_step: dict[str, Metric] = {}
 
     def sample(
         self,
@@ -114,6 +122,19 @@ class Sampler:
     def score(self, candidates: Sequence[Candidate], calls: int | None = None) -> Scores:
         """What the components of the reward say; `calls` counts the calls of a component over all ranks."""
         return self.score_texts([(candidate.row, candidate.text) for candidate in candidates], calls)
+
+    def score_together(self, texts: Sequence[tuple[int, str]], ranks: Ranks) -> Scores:
+        """As `score_texts`, of the texts of all ranks, each of which scores its own: a collective.
+
+        How often a component may fail follows from all calls of the step so far, and so neither from how texts lie on
+        ranks nor from what a step calls it for. Raises `RewardFunctionError` if it failed more often.
+        """
+        calls = sum(ranks.gather(len(texts)))
+        scores = self.score_texts(texts, self._calls_of_step + calls)
+        self._about_step = merge([self._about_step, ranks.sum_metrics(scores.metrics)])
+        self._calls_of_step += calls
+        check_error_shares(self._spec.rewards, self._about_step)
+        return scores
 
     def score_texts(self, texts: Sequence[tuple[int, str]], calls: int | None = None) -> Scores:
         """As `score`, of a text for the prompt of a row each."""
