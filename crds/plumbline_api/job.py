@@ -101,7 +101,7 @@ class JobSpec(ApiModel):
     model: Model = Field(description="The language model that is trained.")
     reference: Reference | None = Field(
         None,
-        description="The frozen model that the policy is compared with; default: the model as it was at the start.",
+        description="The model that the policy is compared with; default: the model as it was at the start.",
     )
     data: Data = Field(description="The rows that the job learns from and is measured on.")
     optimizer: OptimizerChoice = Field(

@@ -17,6 +17,7 @@ from plumbline_api.methods.preference.family import PreferenceObjective
 from plumbline_api.methods.weighting import PairWeightingChoice
 from plumbline_api.preference_data import PreferenceJobData
 from plumbline_api.rules import Expression, Rule, any_of, field, has
+from plumbline_api.sources import FrozenReference
 from plumbline_api.status import JobStatus
 
 _PAIRS = [member for member in PreferenceObjective.members() if member.data_shape == "pairs"]
@@ -115,6 +116,10 @@ class PreferenceJobSpec(JobSpec):
         ),
     )
 
+    reference: FrozenReference | None = Field(
+        None,
+        description="The frozen model that the policy is compared with; default: the model as it was at the start.",
+    )
     data: PreferenceJobData = Field(description="The rows that the job learns from and is measured on.")
 
     objective: PreferenceObjectiveChoice = Field(

@@ -27,7 +27,7 @@ from plumbline_api.methods.shaping.family import Shaping
 from plumbline_api.methods.token_selection import TokenSelectionChoice
 from plumbline_api.rules import Expression, Rule, any_of, field, has, some, some_has
 from plumbline_api.running import SampledEvaluation
-from plumbline_api.sources import PromptData, Reward
+from plumbline_api.sources import PolicyReference, PromptData, Reward
 from plumbline_api.status import JobStatus
 
 _DEFAULT_ADVANTAGES: dict[str, AdvantageChoice] = {
@@ -312,6 +312,10 @@ class RLVRJobSpec(JobSpec):
         ),
     )
 
+    reference: PolicyReference | None = Field(
+        None,
+        description="The model that the policy is compared with, frozen or slowly following it; default: the model as it was at the start, frozen.",
+    )
     data: PromptData = Field(description="The prompts that the job learns from and is measured on.")
     objective: PolicyObjectiveChoice = Field(
         description="The policy-gradient objective: exactly one method with its parameters."

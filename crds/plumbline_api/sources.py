@@ -159,11 +159,50 @@ class Model(ApiModel):
 
 
 class Reference(ApiModel):
+    """The model that the policy is compared with; default: the model as it was at the start."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (_A_MODEL_IS_A_DIRECTORY,)
+
+    source: SourceChoice | None = Field(
+        None, description="Where the reference model's directory is; must be set in a PreferenceJob."
+    )
+
+
+class FrozenReference(Reference):
     """The frozen model that the policy is compared with; default: the model as it was at the start."""
 
-    rules: ClassVar = (_A_MODEL_IS_A_DIRECTORY,)
-
     source: SourceChoice = Field(description="Where the reference model's directory is.")
+
+
+class ReferenceUpdate(ApiModel):
+    """How a reference follows the policy: a second copy of what is trained, mixed with it every so many steps."""
+
+    mix: float = Field(
+        0.1,
+        gt=0,
+        le=1,
+        description="Share of the policy in the parameters of the new reference; 1 copies the policy. In bfloat16 a small share of a small difference is rounded away: take a larger one, less often.",
+    )
+    every_steps: int = Field(
+        10, ge=1, le=1_000_000, description="Optimizer steps between two updates of the reference."
+    )
+
+
+class PolicyReference(Reference):
+    """The model that the policy is compared with, frozen or slowly following it; default: the model as it was at the start, frozen."""
+
+    rules: ClassVar = (
+        *Reference.rules,
+        Rule(has("source") | has("update"), "source or update must be set: without both leave out reference"),
+    )
+
+    source: SourceChoice | None = Field(
+        None, description="Where the reference model's directory is; default: the model as it was at the start."
+    )
+    update: ReferenceUpdate | None = Field(
+        None,
+        description="How the reference follows the policy (Xu et al. 2024, arXiv:2404.10719, for PPO); default: it is frozen.",
+    )
 
 
 class OutputVolume(ApiModel):

@@ -72,9 +72,10 @@ def resolve_paths(spec: Any, job_name: str, mounts: Mounts) -> TrainerPaths:
     mounts.claim(checkpoint_claim, CHECKPOINTS_PATH, checkpoint_folder, read_only=False)
 
     train, evaluation = spec.data.train, spec.data.evaluation
+    reference = spec.reference.source if spec.reference else None
     return TrainerPaths(
         model=_directory(spec.model.source, MODEL_PATH, mounts),
-        reference=_directory(spec.reference.source, REFERENCE_PATH, mounts) if spec.reference else None,
+        reference=_directory(reference, REFERENCE_PATH, mounts) if reference else None,
         critic=_critic(spec, mounts),
         train=_data_file(train, TRAIN_DATA_PATH, "data-train", mounts),
         mixture=_mixture(spec, mounts),

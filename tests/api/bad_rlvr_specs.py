@@ -324,6 +324,12 @@ _OF_BLOCKS = (
         "kl.reward must not be set with a critic's loss bce: penalties take returns below 0",
     ),
     _bad(
+        "reference-that-says-nothing",
+        {"spec.reference": {}, "spec.kl": {"loss": {}}},
+        "reference",
+        "source or update must be set: without both leave out reference",
+    ),
+    _bad(
         "reference-without-penalty",
         {"spec.reference": _BASE},
         "reference",

@@ -58,6 +58,16 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "rollout.sampling.entropyDescent": {"floor": 0.5, "learningRate": 2},
         "offPolicyCorrection": {"truncated": {}},
     },
+    "reference-follows": {
+        "kl": {"loss": {}},
+        "reference": {"update": {"mix": 0.5, "everySteps": 1}},
+        "exploration.replay": {"selective": {}},
+    },
+    "reference-of-an-adapter-follows": {
+        "kl": {"reward": {}},
+        "reference": {"update": {"mix": 0.5, "everySteps": 2}},
+        "peft": {"lora": {"rank": 2}},
+    },
     "kept-solutions": {"objective": {"expertIteration": {"keepSolutions": 2}}, "rollout.updatesPerRollout": 2},
     **{
         f"demonstrations-{objective}": {

@@ -73,9 +73,10 @@ def local_paths(spec: PreferenceJobSpec | RLVRJobSpec) -> TrainerPaths:
         raise ConfigError("spec.output.path must be set to run without a cluster: it is the folder of the model")
     output = Path(spec.output.path)
     train, evaluation = spec.data.train, spec.data.evaluation
+    reference = spec.reference.source if spec.reference else None
     return TrainerPaths(
         model=_local(spec.model.source, "spec.model.source"),
-        reference=_local(spec.reference.source, "spec.reference.source") if spec.reference else None,
+        reference=_local(reference, "spec.reference.source") if reference else None,
         critic=_critic(spec) if isinstance(spec, RLVRJobSpec) else None,
         train=_data_file(train, "spec.data.train"),
         mixture=_mixed_files(spec) if isinstance(spec, PreferenceJobSpec) else {},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from torch import nn
 
 
 @torch.no_grad()
@@ -30,3 +31,33 @@ def mix_parameters(reference: Mapping[str, torch.Tensor], policy: Mapping[str, t
             )
     for name, tensor in reference.items():
         tensor.lerp_(policy[name].to(tensor), share)
+
+
+class MovingReference:
+    """A reference that follows the policy: a second copy of what is trained, mixed with it every so many steps."""
+
+    def __init__(self, model: nn.Module, share: float, every_steps: int) -> None:
+        self.model = model.requires_grad_(False).eval()
+        self._share, self._every_steps = share, every_steps
+
+    def follow(self, policy: nn.Module, step: int) -> None:
+        """Mixes the policy in where step `step` (from 0) was the last of a period."""
+        if (step + 1) % self._every_steps == 0:
+            trained = dict(policy.named_parameters())
+            own = self.tensors(policy)
+            mix_parameters(own, {name: trained[name] for name in own}, self._share)
+
+    def tensors(self, policy: nn.Module) -> dict[str, torch.Tensor]:
+        """The parameters that move: those that are trained, but for a head that the reference does not have."""
+        own = self._parameters()
+        trained = [name for name, value in policy.named_parameters() if value.requires_grad]
+        return {name: own[name].detach() for name in trained if name in own}
+
+    @torch.no_grad()
+    def load(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Restores `tensors`."""
+        for name, value in tensors.items():
+            self._parameters()[name].copy_(value)
+
+    def _parameters(self) -> dict[str, torch.Tensor]:
+        return dict(self.model.named_parameters())

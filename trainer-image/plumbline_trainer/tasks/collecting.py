@@ -70,6 +70,7 @@ class Collector:
         self._reference, self._critic, self._max_steps = reference, critic, max_steps
         self._objective = spec.objective.value
         self._advantage = spec.estimator
+        self._reference_moves = spec.reference is not None and spec.reference.update is not None
         self._kl = None if spec.kl is None else spec.kl.value
         self._kl_coefficient = self._kl.coefficient if isinstance(self._kl, KlInReward) else 0.0
         self._selection = None if spec.token_selection is None else spec.token_selection.value
@@ -112,6 +113,8 @@ class Collector:
         experiences = self._experiences(own, candidates, everyone, mine, estimated)
         added = self._explorer.demonstrations(demonstrated, rows)
         added += self._explorer.replayed(number, everyone, estimated, len(rows))
+        if self._reference_moves:  # what an earlier rollout compared with is not the reference any more
+            added = [replace(one, reference_logprobs=None) for one in added]
         extra = [share for shares in self._ranks.gather([len(one.tokens) for one in added]) for share in shares]
         metrics = {
             **self._metrics(judgement, everyone, mine, estimated),

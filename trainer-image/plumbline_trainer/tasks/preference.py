@@ -21,6 +21,7 @@ from plumbline_trainer.data.order import DataOrder
 from plumbline_trainer.data.rendering import Renderer
 from plumbline_trainer.distributed import Ranks
 from plumbline_trainer.modeling.masked_likelihood import mask_token_id
+from plumbline_trainer.modeling.moving_reference import MovingReference
 from plumbline_trainer.modeling.scoring import evaluating, score_rows
 from plumbline_trainer.objectives import preference  # noqa: F401  (registers the objectives)
 from plumbline_trainer.objectives.aggregation import sequence_mean, token_mean
@@ -37,12 +38,7 @@ from plumbline_trainer.tasks.held_out import calibration_of, stated_rewards
 from plumbline_trainer.tasks.likelihoods import Causal, Likelihoods, Masked, Scores, divergence_reference
 from plumbline_trainer.tasks.objective_inputs import SequenceValues, StepFacts, row_inputs
 from plumbline_trainer.tasks.preference_data import PreferenceData, load_data, mismatched_sequences, spec_of
-from plumbline_trainer.tasks.preference_models import (
-    MovingReference,
-    layout_of,
-    load_trained_model,
-    reference_logprobs,
-)
+from plumbline_trainer.tasks.preference_models import layout_of, load_trained_model, reference_logprobs
 from plumbline_trainer.tasks.reference_samples import add_reference_samples
 from plumbline_trainer.tasks.scored_rows import ScoredRows
 from plumbline_trainer.tasks.task import Batch

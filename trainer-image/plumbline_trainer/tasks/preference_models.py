@@ -14,7 +14,6 @@ from plumbline_trainer.modeling.compilation import compile_layers
 from plumbline_trainer.modeling.loading import load_policy, resolve_directory, select_dtype
 from plumbline_trainer.modeling.logprobs import check_head, completion_logprobs
 from plumbline_trainer.modeling.masked_likelihood import load_masked_policy
-from plumbline_trainer.modeling.moving_reference import mix_parameters
 from plumbline_trainer.modeling.reference import open_reference
 from plumbline_trainer.modeling.reference_cache import ReferenceCache, entry_name
 from plumbline_trainer.modeling.reward_head import HEAD, load_reward_model
@@ -105,32 +104,3 @@ def reference_logprobs(
             computed = score_rows(score, rows, layout, ranks, by_token=by_token)
     ranks.on_main(lambda: cache.write(name, computed))
     return computed
-
-
-class MovingReference:
-    """A reference that follows the policy: a second copy of what is trained, mixed with it every so many steps."""
-
-    def __init__(self, model: nn.Module, share: float, every_steps: int) -> None:
-        self.model = model.requires_grad_(False).eval()
-        self._share, self._every_steps = share, every_steps
-
-    def follow(self, policy: nn.Module, step: int) -> None:
-        """Mixes the policy in where step `step` (from 0) was the last of a period."""
-        if (step + 1) % self._every_steps == 0:
-            trained = dict(policy.named_parameters())
-            own = self.tensors(policy)
-            mix_parameters(own, {name: trained[name] for name in own}, self._share)
-
-    def tensors(self, policy: nn.Module) -> dict[str, torch.Tensor]:
-        """The parameters that move: those that are trained, but for a head that the reference does not have."""
-        own = self._parameters()
-        trained = [name for name, value in policy.named_parameters() if value.requires_grad]
-        return {name: own[name].detach() for name in trained if name in own}
-
-    @torch.no_grad()
-    def load(self, tensors: dict[str, torch.Tensor]) -> None:
-        for name, value in tensors.items():
-            self._parameters()[name].copy_(value)
-
-    def _parameters(self) -> dict[str, torch.Tensor]:
-        return dict(self.model.named_parameters())

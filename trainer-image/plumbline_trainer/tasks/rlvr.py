@@ -22,7 +22,8 @@ from plumbline_trainer.modeling.adapters import add_lora
 from plumbline_trainer.modeling.compilation import compile_layers
 from plumbline_trainer.modeling.loading import load_policy
 from plumbline_trainer.modeling.logprobs import causal_model, check_head
-from plumbline_trainer.modeling.reference import open_reference
+from plumbline_trainer.modeling.moving_reference import MovingReference
+from plumbline_trainer.modeling.reference import Reference, open_moving_reference, open_reference
 from plumbline_trainer.objectives.policy.entropy import POLICY_ENTROPY, EntropyState, first_state, next_state
 from plumbline_trainer.reporting.metrics import Metric
 from plumbline_trainer.rewards.scoring import Scores, check_error_shares
@@ -47,6 +48,9 @@ from plumbline_trainer.tasks.rlvr_metrics import correct, judged, length_metrics
 from plumbline_trainer.tasks.sampling import Sampler, Wanted
 from plumbline_trainer.tasks.task import Batch
 from plumbline_trainer.tasks.updating import MicroBatch, Updates
+
+_REFERENCE = "reference/"
+"""What the names of a checkpoint's tensors of the reference begin with."""
 
 
 class RLVRTask:
@@ -103,7 +107,8 @@ class RLVRTask:
             compile_layers(self.model)
         if spec.peft is not None:
             self.model = add_lora(self.model, spec.peft.value, seed=spec.training.seed)
-        self._reference = open_reference(config, self.model) if uses_reference(spec) else None
+        self._moving: MovingReference | None = None
+        self._reference = self._open_reference(config, spec) if uses_reference(spec) else None
         self._critic = self._open_critic(config, spec, renderer)
         longest = spec.training.max_prompt_tokens + spec.training.max_completion_tokens
         layout = model_layout(self.model, renderer.tokenizer.pad_token_id, longest=longest)
@@ -203,12 +208,14 @@ class RLVRTask:
         return {name: metric.value for name, metric in metrics.items()}
 
     def step_done(self, step: int) -> None:
-        """Updates the critic, and the coefficient of entropy by what was measured in the step."""
+        """Updates the critic, the reference, and the coefficient of entropy by what was measured in the step."""
         self._updates_done += 1
         if self._critic is not None and self._critic.learns:
             self._critic.apply(step, self.ranks)
         if self._average is not None:
             self._average.update()
+        if self._moving is not None:
+            self._moving.follow(self.model, step)
         if self._entropy is not None and self._spec.entropy is not None:
             measured = self.ranks.sum_metrics({POLICY_ENTROPY: self._measured_entropy})[POLICY_ENTROPY]
             if float(measured.count):
@@ -240,9 +247,12 @@ class RLVRTask:
             self._entropy = EntropyState(**{**state["entropy"], "recent": tuple(state["entropy"]["recent"])})
 
     def tensors(self) -> dict[str, Tensor]:
-        """Those of the critic and of the average of weights."""
+        """Those of the critic, of the average of weights and of a reference that moves."""
         owners = [owner for owner in (self._critic, self._average) if owner is not None]
-        return {name: value for owner in owners for name, value in owner.tensors().items()}
+        found = {name: value for owner in owners for name, value in owner.tensors().items()}
+        if self._moving is not None:
+            found |= {f"{_REFERENCE}{name}": value for name, value in self._moving.tensors(self.model).items()}
+        return found
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Restores `tensors`."""
@@ -250,11 +260,21 @@ class RLVRTask:
             self._critic.load(tensors, self._loaded["critic"])
         if self._average is not None:
             self._average.load(tensors, self._loaded["average"])
+        if self._moving is not None:
+            moved = {name: value for name, value in tensors.items() if name.startswith(_REFERENCE)}
+            self._moving.load({name.removeprefix(_REFERENCE): value for name, value in moved.items()})
 
     def close(self) -> None:
         """Ends the verifiers' processes, and leaves a rollout server."""
         self._pool.close()
         self._generators.close()
+
+    def _open_reference(self, config: TrainerConfig, spec: RLVRJobSpec) -> Reference:
+        update = None if spec.reference is None else spec.reference.update
+        if update is None:
+            return open_reference(config, self.model)
+        self._moving = open_moving_reference(config, self.model, update, spec.training.seed)
+        return Reference(self._moving.model, own_adapter=True)
 
     def _shaping_metrics(self, data: PromptData, candidates: Sequence[Candidate], scores: Scores) -> dict[str, Metric]:
         judgement = Judgement()

@@ -156,5 +156,5 @@ def spec_of(config: TrainerConfig) -> RLVRJobSpec:
 
 
 def uses_reference(spec: RLVRJobSpec) -> bool:
-    """Whether a frozen reference is compared with the policy."""
+    """Whether a reference is compared with the policy."""
     return spec.kl is not None or spec.objective.value.needs_reference

@@ -24,7 +24,7 @@ class PolicyObjective(Family):
     """Whether each batch of completions may be used for one update only."""
 
     needs_reference: ClassVar[bool] = False
-    """Whether it compares with a frozen reference by itself, with or without a KL penalty."""
+    """Whether it compares with the reference by itself, with or without a KL penalty."""
 
     regularizes_divergence: ClassVar[bool] = False
     """Whether a divergence is part of it, so that a KL penalty besides it is refused."""
