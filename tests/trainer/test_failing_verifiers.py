@@ -34,6 +34,10 @@ def verify(prompt, completion, answer, row):
         raise RuntimeError("cannot judge this one")
     return 0.0
 """
+FIRST_PROMPT_IS_WRONG = """
+def verify(prompt, completion, answer, row):
+    return 0.0 if prompt == "a b" else 1.0
+"""
 SOME_WORDS_FAIL = """
 def verify(prompt, completion, answer, row):
     if completion.endswith(tuple("abcd")):
@@ -126,12 +130,22 @@ def test_one_prompt_may_fail_on_however_many_ranks_the_prompts_lie(
 ) -> None:
     """4 of 24 samples and 1 of 6 greedy completions fail: on the second rank of two it is 1 of 3."""
     job = config(FIRST_PROMPT_FAILS, {"advantage": {"remax": {}}}, maxErrorFraction=0.17)
-    (tmp_path / "config.json").write_text(job.model_dump_json(by_alias=True, exclude_none=True), encoding="utf-8")
+    assert exit_codes(job, tmp_path, world_size) == [0] * world_size
+
+
+def test_a_solution_may_be_wanted_on_one_rank_alone(config: Write, tmp_path: Path) -> None:
+    job = config(FIRST_PROMPT_IS_WRONG, {"exploration.rescue": {"gold": {}}})
+    assert exit_codes(job, tmp_path, 2) == [0, 0]
+
+
+def exit_codes(job: TrainerConfig, folder: Path, world_size: int) -> list[int | None]:
+    """Of ranks that make the first step."""
+    (folder / "config.json").write_text(job.model_dump_json(by_alias=True, exclude_none=True), encoding="utf-8")
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world_size)}
-    processes = [start_rank(tmp_path / "config.json", rank, **address) for rank in range(world_size)]
+    processes = [start_rank(folder / "config.json", rank, **address) for rank in range(world_size)]
     for process in processes:
         process.join(timeout=120)
-    assert [process.exitcode for process in processes] == [0] * world_size
+    return [process.exitcode for process in processes]

@@ -105,6 +105,8 @@ class Sampler:
 
     def texts_of(self, tokens: Sequence[Sequence[int]]) -> list[str]:
         """What sequences of tokens say, without special tokens."""
+        if not tokens:
+            return []  # the tokenizer takes it for one empty sequence
         found: list[str] = self._tokenizer.batch_decode(
             list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
