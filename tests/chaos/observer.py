@@ -89,7 +89,7 @@ class PodObserver:
                 self._command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
             )
             assert self._process.stdout is not None
-            for event in _documents(self._process.stdout):
+            for event in documents(self._process.stdout):
                 self.see(event["type"], event["object"])
             self._process.wait()
             self._gone_meanwhile()
@@ -101,12 +101,12 @@ class PodObserver:
             self.pods[uid] = Sighting(sighting.name, sighting.attempt, sighting.rank, sighting.created, live=False)
 
 
-def _documents(stream: Any) -> Any:
-    """The JSON documents of a stream, as they are complete; kubectl prints each over many lines."""
+def documents(stream: Any) -> Any:
+    """The JSON documents of a stream, as they are complete; kubectl prints each on one line or over many."""
     decoder, text = json.JSONDecoder(), ""
     for line in stream:
         text += line
-        if line.rstrip() != "}":
+        if not line.rstrip().endswith("}"):
             continue
         try:
             document, _ = decoder.raw_decode(text)

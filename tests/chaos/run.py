@@ -203,6 +203,8 @@ def _problems(result: Result, kills: int) -> list[str]:
     expected, found = result.undisturbed, result.disturbed
     problems = [f"the {name} job is {one.phase}" for name, one in (("undisturbed", expected), ("disturbed", found))
                 if one.phase != "Complete"]  # fmt: skip
+    if result.pods <= found.restarts:
+        problems.append(f"only {result.pods} pods were seen, with {found.restarts} restarts")
     if len(result.disturbances) < kills:
         problems.append(f"only {len(result.disturbances)} of {kills} disturbances took place")
     if not expected.weights or found.weights != expected.weights:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 from cluster.paths import kubeconfig_path
 from scripts.deployment import ROOT, Cluster, build_images, install_operator
 from tests.chaos.disturbances import DISTURBANCES, draw
-from tests.chaos.observer import PodObserver
+from tests.chaos.observer import PodObserver, documents
 from tests.chaos.run import run_chaos, summary
 
 
@@ -57,6 +58,13 @@ def test_the_observer_sees_what_must_not_be(events: list[tuple[str, dict[str, An
         observer.see(kind, document)
     assert bool(observer.violations) == bool(violation)
     assert violation in "".join(observer.violations)
+
+
+@pytest.mark.parametrize("indent", [None, 4])
+def test_watch_events_are_read_however_they_are_printed(indent: int | None) -> None:
+    events = [{"type": "ADDED", "object": pod("a", "1", 1)}, {"type": "DELETED", "object": pod("a", "1", 1)}]
+    lines = "".join(json.dumps(event, indent=indent) + "\n" for event in events).splitlines(keepends=True)
+    assert list(documents(lines)) == events
 
 
 @pytest.mark.e2e
