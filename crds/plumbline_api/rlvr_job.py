@@ -7,6 +7,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from plumbline_api.base import ApiModel, Refused
+from plumbline_api.default_advantages import DEFAULT_ADVANTAGES, described_defaults, estimating, keeping_scale
 from plumbline_api.guardrails import kind_rule
 from plumbline_api.job import JOB_NAME_RULES, JobSpec, ObjectMeta
 from plumbline_api.methods.advantage.choice import AdvantageChoice
@@ -25,55 +26,10 @@ from plumbline_api.methods.sampling import Sampling
 from plumbline_api.methods.shaping.choice import ShapingChoice
 from plumbline_api.methods.shaping.family import Shaping
 from plumbline_api.methods.token_selection import TokenSelectionChoice
-from plumbline_api.rules import Expression, Rule, any_of, field, has, some, some_has
+from plumbline_api.rules import Rule, any_of, field, has, some, some_has
 from plumbline_api.running import SampledEvaluation
 from plumbline_api.sources import PolicyReference, PromptData, Reward
 from plumbline_api.status import JobStatus
-
-_DEFAULT_ADVANTAGES: dict[str, AdvantageChoice] = {
-    member.member_key: AdvantageChoice.model_validate(member.advantage) for member in PolicyObjective.members()
-}
-"""The advantage of a job that names none, by its objective."""
-
-
-def _estimating(keys: list[str]) -> Expression:
-    """The advantage is one of `keys`, named or by default."""
-    objectives = [objective for objective, chosen in _DEFAULT_ADVANTAGES.items() if chosen.key in keys]
-    return any_of([*(has(f"advantage.{key}") for key in keys), *_by_default(objectives)])
-
-
-def _keeping_scale() -> Expression:
-    """The advantage, named or by default, grows with the rewards."""
-    named = []
-    for member in Advantage.members():
-        path = f"advantage.{member.member_key}"
-        if isinstance(member.keeps_scale, tuple):
-            name, value = member.keeps_scale
-            named.append(has(path) & field(f"{path}.{name}").equals(value))
-        elif member.keeps_scale:
-            named.append(has(path))
-    objectives = [objective for objective, chosen in _DEFAULT_ADVANTAGES.items() if chosen.value.grows_with_rewards]
-    return any_of([*named, *_by_default(objectives)])
-
-
-def _by_default(objectives: list[str]) -> list[Expression]:
-    """No advantage is named, and the objective is one of `objectives`."""
-    if len(objectives) == len(_DEFAULT_ADVANTAGES):
-        return [~has("advantage")]
-    return [~has("advantage") & any_of([has(f"objective.{key}") for key in objectives])] if objectives else []
-
-
-def _described_defaults() -> str:
-    """Which advantage each objective has by default, in words; the commonest one comes last, without its objectives."""
-    objectives: dict[str, list[str]] = {}
-    for member in PolicyObjective.members():
-        ((key, parameters),) = member.advantage.items()
-        said = ", ".join(f"{name} {value}" for name, value in parameters.items())
-        text = f"{key} ({said})" if said else key
-        objectives.setdefault(text, []).append(member.member_key)
-    *rest, common = sorted(objectives, key=lambda text: len(objectives[text]))
-    return "; ".join([*(f"{text} with {', '.join(objectives[text])}" for text in rest), f"else {common}"])
-
 
 _GROUP_BASELINES = [member.member_key for member in Advantage.members() if member.needs_group]
 _ON_POLICY = [member.member_key for member in PolicyObjective.members() if member.strictly_on_policy]
@@ -139,7 +95,7 @@ class RLVRJobSpec(JobSpec):
         *ROLLOUT_ENGINE_JOB_RULES,
         kind_rule("RLVRJob"),
         Rule(
-            (field("rollout.groupSize") >= 2).when(_estimating(_GROUP_BASELINES)),
+            (field("rollout.groupSize") >= 2).when(estimating(_GROUP_BASELINES)),
             f"rollout.groupSize must be at least 2: the advantages {', '.join(_GROUP_BASELINES)} compare the samples of one prompt",
             path="rollout.groupSize",
         ),
@@ -164,7 +120,7 @@ class RLVRJobSpec(JobSpec):
             path="advantage",
         ),
         Rule(
-            _keeping_scale().when(has("shaping") & any_of([some_has("shaping", "step", key) for key in _OF_SCALE])),
+            keeping_scale().when(has("shaping") & any_of([some_has("shaping", "step", key) for key in _OF_SCALE])),
             f"advantage must keep the scale of rewards with shaping {', '.join(_OF_SCALE)}, such as leaveOneOut or groupRelative with normalize none: one that divides by it undoes what shaping multiplies by",
             path="advantage",
         ),
@@ -322,7 +278,7 @@ class RLVRJobSpec(JobSpec):
     )
     advantage: AdvantageChoice | None = Field(
         None,
-        description=f"How rewards become advantages: exactly one estimator; default: as the objective's paper has it ({_described_defaults()}).",
+        description=f"How rewards become advantages: exactly one estimator; default: as the objective's paper has it ({described_defaults()}).",
     )
     aggregation: PolicyAggregationChoice | None = Field(
         None, description="How token losses become one loss; default: as the objective's paper has it."
@@ -370,7 +326,7 @@ class RLVRJobSpec(JobSpec):
     @property
     def estimator(self) -> Advantage:
         """How rewards become advantages: as `advantage` says, else as the objective's paper has it."""
-        chosen = self.advantage or _DEFAULT_ADVANTAGES[self.objective.key]
+        chosen = self.advantage or DEFAULT_ADVANTAGES[self.objective.key]
         estimator: Advantage = chosen.value
         return estimator
 
