@@ -89,9 +89,12 @@ def _freeze(scene: Scene, job: str) -> None:
 
 
 def _cut_connection(scene: Scene, job: str) -> None:
+    # in both directions: of a pair that one reset has closed on one side only, gloo may let both ranks wait
     first, second = scene.until_training(job)[:2]
-    rule = ["iptables", "-A", "INPUT", "-p", "tcp", "-s", second["status"]["podIP"], "-j", "REJECT"]
-    scene.in_network_of(first, *rule, "--reject-with", "tcp-reset")
+    for here, there in ((first, second), (second, first)):
+        all_but_resets = ("-p", "tcp", "!", "--tcp-flags", "RST", "RST", "-s", there["status"]["podIP"])
+        rule = ["iptables", "-A", "INPUT", *all_but_resets, "-j", "REJECT", "--reject-with", "tcp-reset"]
+        scene.in_network_of(here, *rule)
 
 
 def _delete(scene: Scene, job: str) -> None:
