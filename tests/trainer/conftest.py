@@ -17,6 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from plumbline_api.contract import TrainerConfig
 from plumbline_trainer.distributed import Ranks
 from plumbline_trainer.stopping import StopRequest
+from tests.trainer.rlvr_jobs import write_model
 
 SPECIAL = ["<pad>", "<bos>", "<eos>", "<user>", "<assistant>"]
 CHAT_TEMPLATE = (
@@ -27,6 +28,14 @@ CHAT_TEMPLATE = (
 
 WriteRows = Callable[..., str]
 MakeConfig = Callable[..., TrainerConfig]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model of `rlvr_jobs`, written once a module; a module that trains another one has a fixture of this name."""
+    directory = tmp_path_factory.mktemp("model")
+    write_model(directory)
+    return directory
 
 
 @pytest.fixture(scope="session")

@@ -15,18 +15,11 @@ from plumbline_trainer.rollout.experience import Rollout
 from plumbline_trainer.tasks.judging import Candidate
 from plumbline_trainer.tasks.sampling import Sampler, Wanted
 from plumbline_trainer.tasks.updating import Updates
-from tests.trainer.rlvr_jobs import write_job, write_model
+from tests.trainer.rlvr_jobs import write_job
 from tests.trainer.test_rlvr_methods import Run, kept_pools  # noqa: F401  (a fixture of every test here)
 
 RIGHT = {"exactMatch": {"extract": "[0-3]"}}
 SHORT = {"regex": {"pattern": r"\S+( \S+)?", "mode": "fullMatch"}}
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("model")
-    write_model(directory)
-    return directory
 
 
 def rewards(right: float, short: float) -> list[dict[str, Any]]:

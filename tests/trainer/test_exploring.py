@@ -16,19 +16,12 @@ from plumbline_trainer.rollout.experience import Experience
 from plumbline_trainer.stopping import StopRequest
 from plumbline_trainer.tasks.rlvr import RLVRTask, build
 from plumbline_trainer.tasks.task import Batch
-from tests.trainer.rlvr_jobs import write_job, write_model
+from tests.trainer.rlvr_jobs import write_job
 
 Open = Callable[..., RLVRTask]
 
 NEVER_RIGHT = [{"name": "right", "verifier": {"exactMatch": {"extract": "[7-9]"}}}]
 """The model has no such words."""
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("model")
-    write_model(directory)
-    return directory
 
 
 @pytest.fixture

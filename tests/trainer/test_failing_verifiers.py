@@ -16,7 +16,7 @@ from plumbline_trainer.failures import RewardFunctionError
 from plumbline_trainer.rollout.experience import Experience
 from plumbline_trainer.stopping import StopRequest
 from plumbline_trainer.tasks.rlvr import RLVRTask, build
-from tests.trainer.rlvr_jobs import END, write_job, write_model
+from tests.trainer.rlvr_jobs import END, write_job
 from tests.trainer.rlvr_rank import start_rank
 
 Write = Callable[..., TrainerConfig]
@@ -46,13 +46,6 @@ def verify(prompt, completion, answer, row):
 """
 KEPT = {"entropy": {"bonus": {"coefficient": 0.01}}}
 """Completions without advantage are learnt from as well, so that a test sees them."""
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("model")
-    write_model(directory)
-    return directory
 
 
 @pytest.fixture

@@ -17,16 +17,9 @@ from plumbline_trainer.stopping import StopRequest
 from plumbline_trainer.tasks.rlvr import RLVRTask, build
 from plumbline_trainer.tasks.rlvr_metrics import pass_at
 from plumbline_trainer.tasks.task import Batch
-from tests.trainer.rlvr_jobs import ROWS, write_job, write_model
+from tests.trainer.rlvr_jobs import ROWS, write_job
 
 Open = Callable[..., RLVRTask]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("model")
-    write_model(directory)
-    return directory
 
 
 @pytest.fixture

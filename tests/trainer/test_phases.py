@@ -18,15 +18,8 @@ from plumbline_trainer.tasks.build import build_task
 from plumbline_trainer.tasks.phases import count_as, timed
 from plumbline_trainer.tasks.rlvr import build
 from plumbline_trainer.tasks.rlvr_metrics import generation_metrics
-from tests.trainer.rlvr_jobs import llama, write_job, write_model, write_words
+from tests.trainer.rlvr_jobs import llama, write_job, write_words
 from tests.trainer.toy_program import Child
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("model")
-    write_model(directory)
-    return directory
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ from plumbline_trainer.rewards.pool import VerifierPool
 from plumbline_trainer.stopping import StopRequest
 from plumbline_trainer.tasks.rlvr import RLVRTask, build
 from plumbline_trainer.tasks.rlvr_data import spec_of
-from tests.trainer.rlvr_jobs import PARAMETERS, around, frozen, write_job, write_model
+from tests.trainer.rlvr_jobs import PARAMETERS, around, frozen, write_job
 
 FAMILIES: dict[str, type[Family]] = {
     "objective": PolicyObjective,
@@ -80,13 +80,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
 """What is no member of a family: patches of the spec."""
 
 STEPS = 3
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("model")
-    write_model(directory)
-    return directory
 
 
 @pytest.fixture(scope="module")

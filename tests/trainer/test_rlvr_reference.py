@@ -14,15 +14,8 @@ from plumbline_operator.volumes import Mounts, resolve_paths
 from plumbline_trainer.configuration import local_paths
 from plumbline_trainer.failures import ModelError
 from plumbline_trainer.tasks.rlvr_data import spec_of
-from tests.trainer.rlvr_jobs import llama, write_job, write_model, write_words
+from tests.trainer.rlvr_jobs import llama, write_job, write_words
 from tests.trainer.test_rlvr_methods import Run, kept_pools  # noqa: F401  (a fixture of every test here)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("model")
-    write_model(directory)
-    return directory
 
 
 def divergences(model: Path, folder: Path, steps: int, patch: dict[str, Any]) -> list[float]:

@@ -27,17 +27,10 @@ from plumbline_trainer.stopping import StopRequest
 from plumbline_trainer.tasks.build import build_task
 from plumbline_trainer.tasks.data_sets import open_renderer
 from plumbline_trainer.tasks.rlvr import RLVRTask, build, stop_tokens
-from tests.trainer.rlvr_jobs import END, PARAMETERS, write_job, write_model
+from tests.trainer.rlvr_jobs import END, PARAMETERS, write_job
 from tests.trainer.rlvr_rank import start_rank
 from tests.trainer.toy_program import Child
 from tests.trainer.vllm_server import VllmServer, serving, stream_of
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("model")
-    write_model(directory)
-    return directory
 
 
 @pytest.fixture
