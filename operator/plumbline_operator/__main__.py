@@ -113,6 +113,7 @@ async def run(options: argparse.Namespace) -> None:
     puller = StatusPuller(
         api,
         queue.add,
+        has_time=lambda: queue.has_free_worker,
         through_api_server=options.status_via == "proxy",
         progress_interval=options.progress_interval,
         pull_seconds=options.status_interval,

@@ -53,6 +53,7 @@ class WorkQueue(Generic[Key]):
         self._available = asyncio.Semaphore(0)
         self._timer_changed = asyncio.Event()
         self._random = random_source or random.Random()
+        self._workers = 0
 
     @property
     def depth(self) -> int:
@@ -62,6 +63,11 @@ class WorkQueue(Generic[Key]):
     @property
     def working(self) -> int:
         return len(self._working)
+
+    @property
+    def has_free_worker(self) -> bool:
+        """Whether a key that is added now is worked on at once."""
+        return self.depth + self.working < self._workers
 
     @property
     def scheduled(self) -> int:
@@ -96,6 +102,7 @@ class WorkQueue(Generic[Key]):
 
     async def run(self, workers: int, work: Callable[[Key], Awaitable[None]]) -> None:
         """Runs until cancelled. `work` raising means that the key comes back after its backoff."""
+        self._workers = workers
         async with asyncio.TaskGroup() as group:
             group.create_task(self._turn_timers(), name="queue-timers")
             for number in range(workers):

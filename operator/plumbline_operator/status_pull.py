@@ -8,8 +8,8 @@ A trainer is not trusted to answer well. An answer is bounded in time and size, 
 and what it says goes through `untrusted`. Who wastes time or answers with nonsense is asked less and less often, so
 that many of them take little from the others; who has news all the time is heard at the pace of progress. All trainers
 together are asked at most `MOST_A_SECOND` times a second, and their progress leads to `PROGRESS_A_SECOND`
-reconciliations: with very many jobs each is asked and written less often, and the operator still has time for
-everything else.
+reconciliations, and to none while every worker is busy: with very many jobs each is asked and written less often, and
+no new job waits behind the progress of others.
 """
 
 from __future__ import annotations
@@ -72,13 +72,16 @@ class StatusPuller:
         api: Api,
         enqueue: Callable[[JobKey], None],
         *,
+        has_time: Callable[[], bool] = lambda: True,
         through_api_server: bool,
         progress_interval: float,
         pull_seconds: float = PULL_SECONDS,
         timeout_seconds: float = TIMEOUT_SECONDS,
     ) -> None:
+        """`enqueue` asks for a reconciliation; one for mere progress is only asked for while `has_time`."""
         self._api = api
         self._enqueue = enqueue
+        self._has_time = has_time
         self._through_api_server = through_api_server
         self._progress_interval = progress_interval
         self._pull_seconds = pull_seconds
@@ -197,7 +200,7 @@ class StatusPuller:
         if at_once:
             target.told = now
             self._enqueue(key)
-        elif now - target.told >= self._progress_interval and self._progress_left >= 1:
+        elif now - target.told >= self._progress_interval and self._progress_left >= 1 and self._has_time():
             self._progress_left -= 1
             target.told = now
             self._enqueue(key)

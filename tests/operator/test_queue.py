@@ -54,6 +54,35 @@ async def test_a_key_added_while_it_is_worked_on_is_worked_on_again_and_never_tw
     assert (runs, queue.depth) == (2, 0)
 
 
+async def test_a_worker_is_free_until_there_are_as_many_keys() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    assert not queue.has_free_worker, "nobody works yet"
+    started, done, end = asyncio.Semaphore(0), asyncio.Event(), asyncio.Event()
+
+    async def work(_: str) -> None:
+        started.release()
+        await end.wait()
+
+    async def check() -> None:
+        for key in "ab":
+            queue.add(key)
+            await started.acquire()
+        assert queue.has_free_worker
+        queue.add("c")
+        assert not queue.has_free_worker, "it is promised to c"
+        await started.acquire()
+        assert not queue.has_free_worker
+        end.set()
+        while queue.working:
+            await asyncio.sleep(0)
+        assert queue.has_free_worker
+        done.set()
+
+    checking = asyncio.create_task(check())
+    await worked(queue, work, done)
+    await checking
+
+
 async def test_a_slow_key_holds_up_no_other() -> None:
     queue: WorkQueue[str] = WorkQueue()
     done, release = asyncio.Event(), asyncio.Event()

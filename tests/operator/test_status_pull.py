@@ -33,15 +33,17 @@ Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
 class Setting:
     """One puller and one trainer, whose answers the test writes."""
 
-    def __init__(self) -> None:
+    def __init__(self, progress_interval: float = 60) -> None:
         self.told: asyncio.Queue[JobKey] = asyncio.Queue()
         self.asked = 0
+        self.has_time = True
         self.answer: Answer
         self.puller = StatusPuller(
             None,  # type: ignore[arg-type]
             self.told.put_nowait,
+            has_time=lambda: self.has_time,
             through_api_server=False,
-            progress_interval=60,
+            progress_interval=progress_interval,
             pull_seconds=0.02,
             timeout_seconds=0.3,
         )
@@ -95,8 +97,8 @@ class Setting:
 
 
 @pytest.fixture
-async def setting(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Setting]:
-    setting = Setting()
+async def setting(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> AsyncIterator[Setting]:
+    setting = Setting(*getattr(request, "param", ()))
     server = await asyncio.start_server(setting.serve, "127.0.0.1", 0)
     monkeypatch.setattr(status_pull, "PORT", server.sockets[0].getsockname()[1])
     task = asyncio.create_task(setting.puller.run())
@@ -292,6 +294,33 @@ async def test_endless_news_are_told_at_the_pace_of_progress(setting: Setting) -
     await setting.asked_again(4 * NEWS_AT_ONCE)
     assert NEWS_AT_ONCE <= setting.told.qsize() <= NEWS_AT_ONCE + 1
     assert json.loads(body())["step"] == 3
+
+
+@pytest.mark.parametrize("setting", [(0.0,)], ids=["no interval"], indirect=True)
+async def test_progress_waits_while_all_workers_are_busy_and_news_do_not(setting: Setting) -> None:
+    step, state = 0, "training"
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        nonlocal step
+        step += 1
+        document = body(step=step, state=state)
+        writer.write(OK + f"Content-Length: {len(document)}\r\n\r\n".encode() + document)
+        await writer.drain()
+
+    setting.answer = answer
+    await setting.news()  # the first report
+    setting.has_time = False
+    await setting.asked_again(2)  # the answer that was under way, and one that found no time
+    while not setting.told.empty():
+        setting.told.get_nowait()
+    await setting.asked_again(5)
+    assert setting.told.empty()
+    state = "evaluating"
+    assert (await setting.news()).state == "evaluating"
+    assert setting.told.empty()
+    setting.has_time = True
+    heard = (await setting.news()).step
+    assert (await setting.news()).step > heard
 
 
 async def test_through_the_api_server_the_same_bounds_hold() -> None:
