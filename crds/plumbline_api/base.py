@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, model_validator
-from pydantic.alias_generators import to_camel
+from pydantic.alias_generators import to_camel, to_snake
 from pydantic.fields import FieldInfo
 
 from plumbline_api.rules import Rule
@@ -70,8 +70,7 @@ class ApiModel(BaseModel):
         for name, alias, keys in _keyed_lists(type(self)):
             seen: set[tuple[Any, ...]] = set()
             for index, item in enumerate(getattr(self, name) or ()):
-                document = item.to_document()
-                value = tuple(document.get(key) for key in keys)
+                value = tuple(getattr(item, key) for key in keys.values())
                 if value in seen:
                     named = " and ".join(f"{key} {part!r}" for key, part in zip(keys, value, strict=True))
                     findings.append((f"{alias}[{index}]", f"{named} is used twice"))
@@ -192,10 +191,10 @@ class Choice(ApiModel):
 
 
 @functools.cache
-def _keyed_lists(model: type[ApiModel]) -> tuple[tuple[str, str, list[str]], ...]:
-    """Field, wire name and keys of the lists of a model whose items keys tell apart."""
+def _keyed_lists(model: type[ApiModel]) -> tuple[tuple[str, str, dict[str, str]], ...]:
+    """Field and wire name of the lists of a model whose items keys tell apart, and the keys: wire name to field."""
     return tuple(
-        (name, declared.alias or name, keys)
+        (name, declared.alias or name, {key: to_snake(key) for key in keys})
         for name, declared in model.model_fields.items()
         if (keys := list_map_keys(declared.json_schema_extra))
     )

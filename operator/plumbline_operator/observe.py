@@ -17,7 +17,7 @@ from typing import Any
 
 from plumbline_api.contract import StatusReport
 from plumbline_api.running import Resources
-from plumbline_api.status import Attempt
+from plumbline_api.status import Attempt, JobStatus
 from plumbline_operator.api import COURTESY_SECONDS, NO_ANSWER, Api, ApiError
 from plumbline_operator.capacity import CapacityReader
 from plumbline_operator.child_index import ChildIndex
@@ -74,9 +74,11 @@ async def observe(
     # Objects of a list carry their kind on the list only; a single one does, but old servers left it out at times.
     job = {"apiVersion": key.resource.api_version, "kind": key.kind, **job}
     uid = job["metadata"]["uid"]
+    status = read_status(job)
+    attempt = _open_attempt(status)
     pods, services, snapshot = await asyncio.gather(
-        _pods(api, children, key, job),
-        _services(api, children, key, job),
+        _pods(api, children, key, _expected_pods(job, status)),
+        _services(api, children, key, attempt),
         api.get(CONFIG_MAPS, key.namespace, snapshot_name(key.name)),
     )
     ours = tuple(read_pod(pod) for pod in pods if _belongs(pod, uid))
@@ -88,13 +90,13 @@ async def observe(
     runtime = await _runtime(api, key, job) if snapshot is None and not foreign else None
     hangs = silent_seconds >= SILENT_SECONDS or (report is not None and report.stall is not None)
     waiting = [pod for pod in ours if pod.phase == "Pending" and pod.scheduled]
-    ending = [pod for pod in ours if pod.stopping and not pod.disruption] if _open_attempt(job) is not None else []
+    ending = [pod for pod in ours if pod.stopping and not pod.disruption] if attempt is not None else []
     nodes = await _nodes(api, ours)
     warnings, endings, free, log_tails = await asyncio.gather(
         _events(api, key.namespace, waiting, ",type=Warning"),
         _events(api, key.namespace, ending),
         _capacity(capacity, ours),
-        logs.read(key.namespace, _telling(job, ours, hangs), nodes),
+        logs.read(key.namespace, _telling(attempt, ours, hangs), nodes),
     )
     seen = [job, *pods, *services, *([snapshot] if snapshot is not None else [])]
     return Observed(
@@ -116,8 +118,8 @@ async def observe(
     )
 
 
-async def _pods(api: Api, index: ChildIndex, key: JobKey, job: Mapping[str, Any]) -> list[dict[str, Any]]:
-    names = index.names(PODS, key.namespace, key.name).union(_expected_pods(job))
+async def _pods(api: Api, index: ChildIndex, key: JobKey, expected: Iterable[str]) -> list[dict[str, Any]]:
+    names = index.names(PODS, key.namespace, key.name).union(expected)
     if len(names) > MOST_SINGLE_READS:
         pods = await api.list(PODS, key.namespace, labels=f"{JOB_NAME_LABEL}={key.name}")
         for gone in names - {pod["metadata"]["name"] for pod in pods}:
@@ -126,12 +128,11 @@ async def _pods(api: Api, index: ChildIndex, key: JobKey, job: Mapping[str, Any]
     return await _by_name(api, index, PODS, key, names)
 
 
-async def _services(api: Api, index: ChildIndex, key: JobKey, job: Mapping[str, Any]) -> list[dict[str, Any]]:
+async def _services(api: Api, index: ChildIndex, key: JobKey, attempt: Attempt | None) -> list[dict[str, Any]]:
     """The job's Services, and whatever else stands under the name that the open attempt's is to have.
 
     Server-side apply would take it over, and with an owner reference garbage collection would delete it after the job.
     """
-    attempt = _open_attempt(job)
     expected = [] if attempt is None else [service_name(key.name, attempt.number)]
     return await _by_name(api, index, SERVICES, key, index.names(SERVICES, key.namespace, key.name).union(expected))
 
@@ -147,16 +148,15 @@ async def _by_name(
     return [document for document in found if document is not None]
 
 
-def _expected_pods(job: Mapping[str, Any]) -> list[str]:
+def _expected_pods(job: Mapping[str, Any], status: JobStatus) -> list[str]:
     """Pods that the last attempt has, is to have, or may have left behind: a dead stream must not hide one of them."""
-    attempts = read_status(job).attempts
-    if not attempts:
+    if not status.attempts:
         return []
     try:
         replicas = Resources.model_validate((job.get("spec") or {}).get("resources") or {}).replicas
     except ValueError:
         return []  # the spec is checked elsewhere, and nothing is started from one that is invalid
-    return [pod_name(job["metadata"]["name"], attempts[-1].number, rank) for rank in range(replicas)]
+    return [pod_name(job["metadata"]["name"], status.attempts[-1].number, rank) for rank in range(replicas)]
 
 
 def _belongs(child: Mapping[str, Any], uid: str) -> bool:
@@ -165,8 +165,7 @@ def _belongs(child: Mapping[str, Any], uid: str) -> bool:
     return labels.get(JOB_UID_LABEL) == uid and any(owner.get("uid") == uid for owner in owners)
 
 
-def _open_attempt(job: Mapping[str, Any]) -> Attempt | None:
-    status = read_status(job)
+def _open_attempt(status: JobStatus) -> Attempt | None:
     last = status.attempts[-1] if status.attempts else None
     return None if is_terminal(status) or last is None or last.end_time is not None else last
 
@@ -235,10 +234,9 @@ def is_about(event: Mapping[str, Any], pod: PodView) -> bool:
     return told is not None and pod.deletion_requested is not None and told >= pod.deletion_requested - CLOCKS_DIFFER
 
 
-def _telling(job: Mapping[str, Any], pods: tuple[PodView, ...], hangs: bool) -> list[PodView]:
+def _telling(attempt: Attempt | None, pods: tuple[PodView, ...], hangs: bool) -> list[PodView]:
     """Pods whose logs are read: those that failed in the attempt that is still open, and all where it `hangs`. They are
     kept when it is closed, and a rank that hangs shows where."""
-    attempt = _open_attempt(job)
     if attempt is None:
         return []
     ours = [pod for pod in pods if pod.attempt == attempt.number]

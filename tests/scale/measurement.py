@@ -25,6 +25,8 @@ LATER_PROGRESS = ("--progress-interval", "3600")
 """So that a short life has no writes that only tell of progress."""
 PAUSE_SECONDS = 0.25
 """Between two jobs that are created one by one."""
+POLL_SECONDS = 0.5
+"""Between two looks at the operator's metrics, which it must write for each: often is a load of its own."""
 QUIET_SECONDS = 2.0
 """For so long no key waits for a worker when an operator is said to have converged."""
 
@@ -185,7 +187,7 @@ async def _all_complete(session: aiohttp.ClientSession, namespace: str, jobs: in
 async def _running(figures: Figures, jobs: int, timeout: float) -> None:
     async with asyncio.timeout(timeout):
         while figures.running_jobs() < jobs:
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(POLL_SECONDS)
 
 
 async def _quiet(figures: Figures, timeout: float) -> None:
@@ -193,7 +195,7 @@ async def _quiet(figures: Figures, timeout: float) -> None:
     async with asyncio.timeout(timeout):
         since = time.monotonic()
         while time.monotonic() - since < QUIET_SECONDS:
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(POLL_SECONDS)
             if figures.waiting() > 4:
                 since = time.monotonic()
 
@@ -202,7 +204,7 @@ async def _converged(figures: Figures, jobs: int, timeout: float) -> None:
     """Every job was reconciled since the start, and none waits."""
     async with asyncio.timeout(timeout):
         while figures.reconciliations() < jobs or figures.running_jobs() < jobs:
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(POLL_SECONDS)
     await _quiet(figures, timeout)
 
 

@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.operator.live_cluster import OperatorProcess
 
 WRITES = ("apply", "apply_status", "create", "patch", "delete")
+WAITING = ("plumbline_operator_queue_depth", "plumbline_operator_queue_working")
 _TICKS = os.sysconf("SC_CLK_TCK")
 MEBIBYTE = 1 << 20
 
@@ -46,8 +47,7 @@ class Figures:
 
     def waiting(self) -> int:
         """Keys that wait for a worker or are worked on."""
-        names = ("plumbline_operator_queue_depth", "plumbline_operator_queue_working")
-        return int(sum(value for name in names for _, value in self._samples(name)))
+        return int(sum(value for _, value in self._samples(*WAITING)))
 
     def resident_mebibytes(self) -> float:
         return self._status("VmRSS") / 1024
@@ -70,11 +70,11 @@ class Figures:
         assert found
         return int(found.group(1))
 
-    def _samples(self, name: str, add: tuple[str, ...] = ()) -> list[tuple[dict[str, str], float]]:
-        """Values of a metric, summed over all labels but these."""
+    def _samples(self, *names: str, add: tuple[str, ...] = ()) -> list[tuple[dict[str, str], float]]:
+        """Values of metrics, summed over all labels but these."""
         sums: Counter[tuple[tuple[str, str], ...]] = Counter()
         for family in text_string_to_metric_families(self._operator.get(self._operator.metrics_port, "/metrics")):
             for sample in family.samples:
-                if sample.name == name:
+                if sample.name in names:
                     sums[tuple((label, sample.labels[label]) for label in add)] += sample.value  # type: ignore[assignment]
         return [(dict(labels), value) for labels, value in sums.items()]
