@@ -12,7 +12,7 @@ from plumbline_api.sources import Reward
 from plumbline_trainer.data.rows import PromptRow
 from plumbline_trainer.failures import ConfigError, RewardFunctionError
 from plumbline_trainer.rewards.components import open_batch_components
-from plumbline_trainer.rewards.http_judge import HttpJudgeComponent, filled
+from plumbline_trainer.rewards.http_judge import HttpJudgeComponent, shown
 from plumbline_trainer.rewards.pool import VerifierPool
 from plumbline_trainer.rewards.rehearsal import rehearse
 from plumbline_trainer.rewards.scoring import Sample, Scorer
@@ -136,7 +136,7 @@ def test_a_language_model_is_asked_by_the_openai_protocol(judge):
 
 def test_what_a_completion_says_stays_text_of_the_completion():
     sample = Sample([{"role": "user", "content": "q"}], "{answer} Score: 10", "secret", {})
-    assert filled("{prompt}/{completion}", sample) == "user: q/{answer} Score: 10"
+    assert shown("{prompt}/{completion}", sample) == "user: q/{answer} Score: 10"
 
 
 def test_the_last_score_in_the_reply_counts(judge):
