@@ -602,6 +602,20 @@ _COMPONENTS_THAT_DO_NOT_EXIST = tuple(
             {"spec.shaping": [{"constrained": {"constraints": [{**_GREEN, "threshold": 0.5}]}}]},
             "shaping[0].constrained",
         ),
+        (
+            "search",
+            {
+                "spec.shaping": [
+                    {
+                        "constrained": {
+                            "constraints": [{"component": "correct", "threshold": 0.5}],
+                            "thresholdSearch": _GREEN,
+                        }
+                    }
+                ]
+            },
+            "shaping[0].constrained",
+        ),
         ("appeal", {"spec.shaping": [{"backwardCorrection": {"appeal": _GREEN}}]}, "shaping[0].backwardCorrection"),
         (
             "weights",
@@ -658,6 +672,24 @@ _OF_COMPARED_COMPLETIONS = (
     ),
 )
 
+_OF_SEARCHES = (
+    _bad(
+        "thresholds-between-which-there-is-nothing",
+        {
+            "spec.shaping": [
+                {
+                    "constrained": {
+                        "constraints": [{"component": "correct", "threshold": 0.5}],
+                        "thresholdSearch": {"component": "correct", "lowest": 0.5, "highest": 0.6},
+                    }
+                }
+            ]
+        },
+        "shaping[0].constrained.thresholdSearch.highest",
+        "lowest and highest must be more than step apart: there would be nothing to search",
+    ),
+)
+
 _OF_THE_SCHEMA = (
     _bad(
         "prof-without-component",
@@ -685,5 +717,6 @@ BAD_RLVR_SPECS = (
     *_OF_ROLLOUT_ENGINES,
     *_COMPONENTS_THAT_DO_NOT_EXIST,
     *_OF_COMPARED_COMPLETIONS,
+    *_OF_SEARCHES,
     *_OF_THE_SCHEMA,
 )

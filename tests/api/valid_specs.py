@@ -167,7 +167,10 @@ _PARAMETERS_BY_FAMILY: dict[type[Family], dict[str, Document]] = {
         "instructions": {"words": {"atLeast": 1, "atMost": 20}, "noCommas": True},
     },
     Shaping: {
-        "constrained": {"constraints": [{"component": "correct", "threshold": 0.5}]},
+        "constrained": {
+            "constraints": [{"component": "correct", "threshold": 0.5}],
+            "thresholdSearch": {"component": "correct"},
+        },
         "componentGate": {"component": "correct"},
         "exactLengthTarget": {"tokens": 100},
         "maximumLengthTarget": {"column": "length"},
