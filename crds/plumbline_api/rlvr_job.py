@@ -26,7 +26,8 @@ from plumbline_api.methods.sampling import Sampling
 from plumbline_api.methods.shaping.choice import ShapingChoice
 from plumbline_api.methods.shaping.family import Shaping
 from plumbline_api.methods.token_selection import TokenSelectionChoice
-from plumbline_api.rules import Rule, any_of, field, has, some, some_has
+from plumbline_api.methods.verifiers.family import Verifier
+from plumbline_api.rules import Rule, any_of, every_has, field, has, some, some_has
 from plumbline_api.running import SampledEvaluation
 from plumbline_api.sources import PolicyReference, PromptData, Reward
 from plumbline_api.status import JobStatus
@@ -58,6 +59,23 @@ _OF_SCALE = [member.member_key for member in Shaping.members() if member.changes
 _SHAPED = has("shaping") & (field("shaping").length() > 0)
 _WITH_COMPONENT_GRADIENTS = has("shaping") & any_of(
     [some_has("shaping", "step", member.member_key) for member in Shaping.members() if member.needs_component_gradients]
+)
+_COMPARING = [member.member_key for member in Verifier.members() if member.compares_group]
+_COMPARED = any_of([some_has("rewards", "reward", f"verifier.{key}") for key in _COMPARING])
+_ALL_COMPARED = any_of([every_has("rewards", "reward", f"verifier.{key}") for key in _COMPARING])
+_WITH_GREEDY = [member.member_key for member in Advantage.members() if member.needs_greedy]
+_KEEPING_SOLUTIONS = [
+    member.member_key for member in PolicyObjective.members() if "keep_solutions" in member.model_fields
+]
+_APART_FROM_THE_GROUP = any_of(
+    [
+        *(has(f"advantage.{key}") for key in [*_WITH_GREEDY, *_CONTINUING]),
+        *(has("shaping") & some_has("shaping", "step", key) for key in _FROM_PREFIXES),
+        *(has(f"objective.{key}") & (field(f"objective.{key}.keepSolutions") > 0) for key in _KEEPING_SOLUTIONS),
+        has("exploration.rescue.guidance"),
+        has("exploration.rescue.gold"),
+        has("exploration.resampling.dars"),
+    ]
 )
 _IN_A_GRAMMAR = any_of([has("rollout.sampling.regex"), has("rollout.sampling.jsonSchema")])
 
@@ -260,6 +278,21 @@ class RLVRJobSpec(JobSpec):
             field("rollout.updatesPerRollout").equals(1).when(any_of([has(f"objective.{key}") for key in _ON_POLICY])),
             f"rollout.updatesPerRollout must be 1 with the objective {', '.join(_ON_POLICY)}, which is strictly on-policy",
             path="rollout.updatesPerRollout",
+        ),
+        Rule(
+            (field("rollout.groupSize") >= 2).when(_COMPARED),
+            f"rollout.groupSize must be at least 2 with the verifier {', '.join(_COMPARING)}, which compares the samples of one prompt",
+            path="rollout.groupSize",
+        ),
+        Rule(
+            (~_APART_FROM_THE_GROUP).when(_COMPARED),
+            f"rewards must not hold the verifier {', '.join(_COMPARING)}, which compares the samples of one prompt, with what scores completions apart from them: the advantages {', '.join([*_WITH_GREEDY, *_CONTINUING])}, shaping {', '.join(_FROM_PREFIXES)}, keepSolutions, exploration.rescue.guidance and gold, exploration.resampling.dars",
+            path="rewards",
+        ),
+        Rule(
+            (~has("data.evaluation")).when(_ALL_COMPARED),
+            f"data.evaluation must not be set when every reward is {', '.join(_COMPARING)}: held-out prompts have one completion, with nothing to compare it with; add a component with another verifier, if need be of weight 0",
+            path="data.evaluation",
         ),
         Rule(
             some("rewards", "reward", lambda reward: reward("weight").differs(0.0)).unless(_SHAPED),

@@ -161,12 +161,31 @@ def some(path: str, variable: str, condition: Callable[[Callable[[str], Expressi
 
 
 def some_has(path: str, variable: str, name: str) -> Expression:
-    """At least one item of the list at `path` has the field `name` (CEL `exists`)."""
+    """At least one item of the list at `path` has the field `name` (CEL `exists`).
+
+    `name` may be a dotted path of which only the last step is optional.
+    """
     items = field(path)
     return Expression(
         f"{items.cel}.exists({variable}, has({variable}.{name}))",
-        lambda document: any(name in item for item in items.evaluate(document)),
+        lambda document: any(_holds(item, name) for item in items.evaluate(document)),
     )
+
+
+def every_has(path: str, variable: str, name: str) -> Expression:
+    """As `some_has`, of every item (CEL `all`); true for an empty list."""
+    items = field(path)
+    return Expression(
+        f"{items.cel}.all({variable}, has({variable}.{name}))",
+        lambda document: all(_holds(item, name) for item in items.evaluate(document)),
+    )
+
+
+def _holds(item: Document, name: str) -> bool:
+    *parents, last = name.split(".")
+    for parent in parents:
+        item = item[parent]
+    return last in item
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,8 @@ ever in what it learned from:
     unpaired-heldout.jsonl
     lists-train.jsonl    prompt, completions, scores  four answers to each of the same requests, best to worst
     lists-heldout.jsonl
+    traces-train.jsonl   prompt, completions, scores  four solutions of each problem that are checked again and again
+    traces-heldout.jsonl
     sums-train.jsonl     prompt, chosen, rejected     right answers of problems against careless ones
     sums-heldout.jsonl
     steps-train.jsonl    prompt, prefix, chosen, rejected   a right and a wrong next step (make_steps.py)
@@ -197,6 +199,7 @@ def make_rows(seed: int) -> dict[str, list[Row]]:
         "unpaired-train": _unpaired(pairs_train),
         "unpaired-heldout": _unpaired(pairs_held_out),
         **_lists_and_sums(seed, preferred, held_out_requests, reinforcement, held_out),
+        **_traces(seed, reinforcement, held_out),
         **_steps(seed, reinforcement[:STEPWISE_PROBLEMS], held_out),
     }
 
@@ -273,6 +276,25 @@ def _list(request: Request, random_numbers: random.Random) -> Row:
     random_numbers.shuffle(answers)
     completions, scores = zip(*answers, strict=True)
     return {"prompt": request.prompt, "completions": list(completions), "scores": list(scores)}
+
+
+def _traces(seed: int, train: Sequence[Problem], held_out: Sequence[Problem]) -> dict[str, list[Row]]:
+    random_numbers = random.Random(f"{seed} traces")
+    return {
+        "traces-train": [_traced(problem, random_numbers) for problem in train],
+        "traces-heldout": [_traced(problem, random_numbers) for problem in held_out],
+    }
+
+
+def _traced(problem: Problem, random_numbers: random.Random) -> Row:
+    """Four traces of two to four answers; what a trace says last decides whether it is right."""
+    wrong = problem.careless if problem.carries else str(int(problem.answer) + 10)
+    said = [
+        [random_numbers.choice((problem.answer, wrong)) for _ in range(random_numbers.randint(2, 4))] for _ in range(4)
+    ]
+    completions = [" Check: ".join(f"{answer}." for answer in answers) for answers in said]
+    scores = [1.0 if answers[-1] == problem.answer else 0.0 for answers in said]
+    return {"prompt": problem.prompt, "completions": completions, "scores": scores}
 
 
 def _sum_pair(problem: Problem) -> Row:

@@ -602,6 +602,20 @@ _COMPONENTS_THAT_DO_NOT_EXIST = tuple(
             {"spec.shaping": [{"constrained": {"constraints": [{**_GREEN, "threshold": 0.5}]}}]},
             "shaping[0].constrained",
         ),
+        (
+            "search",
+            {
+                "spec.shaping": [
+                    {
+                        "constrained": {
+                            "constraints": [{"component": "correct", "threshold": 0.5}],
+                            "thresholdSearch": _GREEN,
+                        }
+                    }
+                ]
+            },
+            "shaping[0].constrained",
+        ),
         ("appeal", {"spec.shaping": [{"backwardCorrection": {"appeal": _GREEN}}]}, "shaping[0].backwardCorrection"),
         (
             "weights",
@@ -610,6 +624,70 @@ _COMPONENTS_THAT_DO_NOT_EXIST = tuple(
         ),
         ("selection", {"spec.exploration.selection": {"prof": _GREEN}}, "exploration.selection.prof.component"),
     )
+)
+
+_COMPARED = [{"name": "better", "verifier": {"pairwiseJudge": {"url": "http://judge/compare"}}}]
+_APART = (
+    "rewards must not hold the verifier pairwiseJudge, which compares the samples of one prompt, with what scores "
+    "completions apart from them: the advantages remax, monteCarloValue, shaping progress, keepSolutions, "
+    "exploration.rescue.guidance and gold, exploration.resampling.dars"
+)
+
+_OF_COMPARED_COMPLETIONS = (
+    _bad(
+        "nothing-to-compare-with",
+        {"spec.rewards": _COMPARED, "spec.rollout.groupSize": 1, "spec.advantage": {"none": {}}},
+        "rollout.groupSize",
+        "rollout.groupSize must be at least 2 with the verifier pairwiseJudge, "
+        "which compares the samples of one prompt",
+    ),
+    *(
+        _bad(f"compared-with-{name}", {"spec.rewards": _COMPARED, **patch}, "rewards", _APART)
+        for name, patch in {
+            "greedy-ones": {"spec.advantage": {"remax": {}}},
+            "continuations": {"spec.advantage": {"monteCarloValue": {}}},
+            "forced-answers": {"spec.shaping": [{"progress": {}}]},
+            "kept-solutions": {"spec.objective": {"expertIteration": {"keepSolutions": 2}}},
+            "hinted-ones": {"spec.exploration.rescue": {"guidance": {"template": "{prompt} {hint}"}}},
+            "given-ones": {"spec.exploration.rescue": {"gold": {}}},
+            "later-ones": {"spec.exploration.resampling": {"dars": {"maxSamples": 32}}},
+        }.items()
+    ),
+    _bad(
+        "nothing-but-comparisons-on-held-out-prompts",
+        {"spec.rewards": _COMPARED, "spec.data.evaluation": _BASE},
+        "data.evaluation",
+        "data.evaluation must not be set when every reward is pairwiseJudge: held-out prompts have one completion, "
+        "with nothing to compare it with; add a component with another verifier, if need be of weight 0",
+    ),
+    _bad(
+        "comparing-judge-that-sees-one",
+        {
+            "spec.rewards": _reward(
+                {"pairwiseJudge": {"url": "http://j/", "chatCompletions": {"model": "m", "template": "{first}"}}}
+            )
+        },
+        "rewards[0].verifier.pairwiseJudge.chatCompletions.template",
+        "template must contain {first} and {second}, where the compared texts are put",
+    ),
+)
+
+_OF_SEARCHES = (
+    _bad(
+        "thresholds-between-which-there-is-nothing",
+        {
+            "spec.shaping": [
+                {
+                    "constrained": {
+                        "constraints": [{"component": "correct", "threshold": 0.5}],
+                        "thresholdSearch": {"component": "correct", "lowest": 0.5, "highest": 0.6},
+                    }
+                }
+            ]
+        },
+        "shaping[0].constrained.thresholdSearch.highest",
+        "lowest and highest must be more than step apart: there would be nothing to search",
+    ),
 )
 
 _OF_THE_SCHEMA = (
@@ -638,5 +716,7 @@ BAD_RLVR_SPECS = (
     *_OF_BLOCKS,
     *_OF_ROLLOUT_ENGINES,
     *_COMPONENTS_THAT_DO_NOT_EXIST,
+    *_OF_COMPARED_COMPLETIONS,
+    *_OF_SEARCHES,
     *_OF_THE_SCHEMA,
 )

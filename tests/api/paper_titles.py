@@ -100,7 +100,7 @@ PAPERS = (
     ),
     Paper(
         "Pref-GRPO: Pairwise Preference Reward-based GRPO for Stable Text-to-Image Reinforcement Learning",
-        ("pairwiseWinRate",),
+        ("pairwiseWinRate", "pairwiseJudge"),
     ),
     Paper("Quantile Advantage Estimation for Entropy-Safe Reasoning", ("quantile",)),
     Paper("A Distributional Perspective on Reinforcement Learning", ("loss.categorical",)),

@@ -27,6 +27,7 @@ WITHOUT_EXAMPLE = {
     "data.train.generator: prompt_generator",
     "rewards.verifier: reasoningGym",
     "rewards.verifier: httpJudge",
+    "rewards.verifier: pairwiseJudge",
     "rollout.engine: rollout_engine",
     "rollout.engine.vllm.weightSync: rollout_engine",
 }

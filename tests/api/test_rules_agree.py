@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from plumbline_api import contract
 from plumbline_api.base import ApiModel
 from plumbline_api.messages import nested_model
-from plumbline_api.rules import Rule, any_of, field, has, some, some_has
+from plumbline_api.rules import Rule, any_of, every_has, field, has, some, some_has
 from plumbline_crds.schema import structural_schema
 from tests.api.api_server import Schema, defaulted, evaluate
 from tests.api.bad_specs import BAD_SPECS
@@ -97,7 +97,13 @@ def test_every_rule_has_a_row_in_the_table_of_bad_specs() -> None:
     assert sorted(rules - shown) == []
 
 
-DOCUMENT = {"a": 3, "b": {"c": 0.5}, "name": "job-1", "items": [{"w": 0.0}, {"w": 2.0}], "flag": True}
+DOCUMENT = {
+    "a": 3,
+    "b": {"c": 0.5},
+    "name": "job-1",
+    "items": [{"w": 0.0, "b": {}}, {"w": 2.0, "b": {"x": 1}}],
+    "flag": True,
+}
 
 
 @pytest.mark.parametrize(
@@ -128,6 +134,10 @@ DOCUMENT = {"a": 3, "b": {"c": 0.5}, "name": "job-1", "items": [{"w": 0.0}, {"w"
         (some("items", "i", lambda item: item("w") > 2.0), False),
         (some_has("items", "i", "w"), True),
         (some_has("items", "i", "z"), False),
+        (some_has("items", "i", "b.x"), True),
+        (some_has("items", "i", "b.y"), False),
+        (every_has("items", "i", "w"), True),
+        (every_has("items", "i", "b.x"), False),
         (has("z") & some_has("z", "i", "w"), False),
     ],
     ids=lambda part: part.cel if hasattr(part, "cel") else None,

@@ -161,12 +161,16 @@ _PARAMETERS_BY_FAMILY: dict[type[Family], dict[str, Document]] = {
         "python": {"configMap": "rewards"},
         "command": {"command": ["lake", "env", "lean", "--stdin"]},
         "httpJudge": {"url": "http://judge/v1/chat/completions", "chatCompletions": {"model": "judge"}},
+        "pairwiseJudge": {"url": "http://judge/compare", "opponents": 3},
         "rewardModel": {"source": {"volume": {"claimName": "models", "path": "reward"}}},
         "jsonSchema": {"schema": {"type": "object", "required": ["name"]}},
         "instructions": {"words": {"atLeast": 1, "atMost": 20}, "noCommas": True},
     },
     Shaping: {
-        "constrained": {"constraints": [{"component": "correct", "threshold": 0.5}]},
+        "constrained": {
+            "constraints": [{"component": "correct", "threshold": 0.5}],
+            "thresholdSearch": {"component": "correct"},
+        },
         "componentGate": {"component": "correct"},
         "exactLengthTarget": {"tokens": 100},
         "maximumLengthTarget": {"column": "length"},

@@ -1,9 +1,7 @@
 """The judge over HTTP, against a real server that misbehaves in every way a judge can."""
 
-import json
 import threading
-import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 
 import pytest
 
@@ -12,69 +10,17 @@ from plumbline_api.sources import Reward
 from plumbline_trainer.data.rows import PromptRow
 from plumbline_trainer.failures import ConfigError, RewardFunctionError
 from plumbline_trainer.rewards.components import open_batch_components
-from plumbline_trainer.rewards.http_judge import HttpJudgeComponent, filled
+from plumbline_trainer.rewards.http_judge import HttpJudgeComponent, shown
 from plumbline_trainer.rewards.pool import VerifierPool
 from plumbline_trainer.rewards.rehearsal import rehearse
 from plumbline_trainer.rewards.scoring import Sample, Scorer
-
-
-class Judge(ThreadingHTTPServer):
-    """Gives a completion its length as score, and does whatever `behave` says instead, by attempt and request body."""
-
-    daemon_threads = True
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.seen, self.headers_seen, self.times = [], [], []
-        self.active = self.most_active = 0
-        self.lock = threading.Lock()
-        self.closing = threading.Event()
-        self.behave = lambda handler, body, attempt: False
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_port}/judge"
-
-    def attempts_of(self, body):
-        return sum(seen == body for seen in self.seen)
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_POST(self):
-        judge = self.server
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        with judge.lock:
-            judge.seen.append(body)
-            judge.headers_seen.append(dict(self.headers))
-            judge.times.append(time.monotonic())
-            judge.active += 1
-            judge.most_active = max(judge.most_active, judge.active)
-        try:
-            if not judge.behave(self, body, judge.attempts_of(body)):
-                self.reply(score_of(body))
-        except (BrokenPipeError, ConnectionResetError):
-            pass
-        finally:
-            with judge.lock:
-                judge.active -= 1
-
-    def reply(self, document, status=200, raw=None, **headers):
-        content = (json.dumps(document) if raw is None else raw).encode()
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(content)), **headers}.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        self.wfile.write(content)
-        return True
-
-    def log_message(self, *arguments):
-        """Silent."""
+from tests.trainer.judge_server import Handler, chat_reply, served
 
 
 def score_of(body):
     if "messages" in body:
         text = f"A fair answer. Score: {len(body['messages'][0]['content'])}"
-        return {"choices": [{"message": {"role": "assistant", "content": text}}]}
+        return chat_reply(text)
     if "items" in body:
         return {"scores": [len(item["completion"]) for item in body["items"]]}
     return {"score": len(body["completion"])}
@@ -82,14 +28,8 @@ def score_of(body):
 
 @pytest.fixture
 def judge():
-    server = Judge()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.closing.set()
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with served(score_of) as server:
+        yield server
 
 
 def component(judge, timeout=10.0, **options):
@@ -136,7 +76,7 @@ def test_a_language_model_is_asked_by_the_openai_protocol(judge):
 
 def test_what_a_completion_says_stays_text_of_the_completion():
     sample = Sample([{"role": "user", "content": "q"}], "{answer} Score: 10", "secret", {})
-    assert filled("{prompt}/{completion}", sample) == "user: q/{answer} Score: 10"
+    assert shown("{prompt}/{completion}", sample) == "user: q/{answer} Score: 10"
 
 
 def test_the_last_score_in_the_reply_counts(judge):

@@ -68,6 +68,16 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "reference": {"update": {"mix": 0.5, "everySteps": 2}},
         "peft": {"lora": {"rank": 2}},
     },
+    "searched-thresholds": {
+        "shaping": [
+            {
+                "constrained": {
+                    "constraints": [{"component": "short", "threshold": 0.5}],
+                    "thresholdSearch": {"component": "right", "every": 2},
+                }
+            }
+        ]
+    },
     "kept-solutions": {"objective": {"expertIteration": {"keepSolutions": 2}}, "rollout.updatesPerRollout": 2},
     **{
         f"demonstrations-{objective}": {

@@ -119,6 +119,17 @@ def test_lists_rank_four_different_answers_in_no_fixed_order(rows: dict[str, lis
     assert len(places) == 4
 
 
+def test_traces_go_through_several_answers_and_the_last_one_counts(rows: dict[str, list[dict[str, Any]]]) -> None:
+    lengths = Counter()
+    for row in rows["traces-train"]:
+        right = true_answer(row["prompt"])
+        for trace, score in zip(row["completions"], row["scores"], strict=True):
+            answers = [part.removesuffix(".") for part in trace.split(" Check: ")]
+            lengths[len(answers)] += 1
+            assert score == (answers[-1] == right)
+    assert sorted(lengths) == [2, 3, 4]
+
+
 def holds(step: str) -> bool:
     """Whether the equation of a step such as `4 + 3 + 1 = 8` is true."""
     left, right = step.split(" = ")

@@ -93,7 +93,9 @@ def play(parameters, steps=3000, rate=0.3, weight=0.0):
         policy = logits.softmax(-1)
         arms = torch.multinomial(policy.expand(256, -1), 1, generator=generator).flatten()
         closeness = (REFERENCE.log() - policy.log())[arms]
-        rollout = judged(closeness + weight * PROXY[arms], [0] * 256, components={"proxy": PROXY[arms]})
+        rollout = judged(
+            closeness + weight * PROXY[arms], [0] * 256, components={"proxy": PROXY[arms], "gold": GOLD[arms]}
+        )
         if parameters is not None:
             rollout, states, _ = apply_shaping([parameters], rollout, states)
         centred = rollout.rewards - rollout.rewards.mean()
@@ -111,4 +113,71 @@ def test_the_constrained_run_stops_at_the_threshold_that_a_fixed_weight_overshoo
     assert proxy == pytest.approx(0.5, rel=0.05)
     assert overshot > 0.8
     assert gold > less_gold + 0.1
+    assert json.loads(json.dumps(states)) == states
+
+
+SEARCHING = {
+    "constraints": [{"component": "p", "threshold": 0.5}],
+    "thresholdSearch": {"component": "gold", "every": 4},
+}
+
+
+def searching(**changes):
+    return Constrained.model_validate({**SEARCHING, **changes})
+
+
+def test_each_candidate_is_held_and_measured_in_the_later_half():
+    states: dict = {}
+    held = []
+    for gold in (9, 9, 1, 2, 9, 9, 3, 3, 0):
+        rollout = rollout_of([0.0, 0.0], p=[0.0, 1.0], gold=[gold - 1, gold + 1])
+        _, states, metrics = apply_shaping([searching()], rollout, states)
+        held.append(metrics["shaping/constrained/threshold/p"].value)
+    assert held == pytest.approx([0.5] * 4 + [0.6] * 4 + [0.7])  # 0.6 was better, so 0.5 is reflected
+    assert states["constrained"]["search"]["simplex"]["values"] == [-3.0, -1.5]
+    assert metrics["shaping/constrained/best_threshold/p"].value == pytest.approx(0.6)
+
+
+def test_multipliers_and_rewards_follow_the_candidate():
+    simplex = {"bounds": [0, 1], "points": [[0.9], [0.5]], "values": [None, None], "trial": None, "reflected": None}
+    states = {"constrained": {"search": {"simplex": simplex, "rollouts": 1, "total": 0.0}}}
+    rollout = rollout_of([1.0, 0.0], p=[0.2, 0.4], gold=[0.0, 0.0])
+    after, states, metrics = apply_shaping([searching(learningRate=0.2)], rollout, states)
+    assert after.rewards.tolist() == pytest.approx([0.5 + 0.5 * (0.2 - 0.9), 0.5 * (0.4 - 0.9)])
+    assert states["constrained"]["raw"]["p"] == pytest.approx(0.2 * (0.9 - 0.3))
+    assert metrics["shaping/constrained/gap/p"].value == pytest.approx(-0.6)
+
+
+def test_a_rollout_without_rewards_is_not_one_of_those_for_which_a_candidate_holds():
+    nothing = torch.tensor([math.nan], dtype=torch.float64)
+    rollout = judged([0.0], [0], valid=[False], components={"p": nothing, "gold": nothing})
+    _, before, _ = apply_shaping([searching()], rollout_of([0.0], p=[1.0], gold=[1.0]), {})
+    _, after, _ = apply_shaping([searching()], rollout, before)
+    assert after == before
+
+
+def tilt(parameters, steps):
+    """As `play`, of a policy that can only tilt the reference by the proxy, and so follows a threshold both ways."""
+    slope, states = -6.0, {}
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(steps):
+        arms = torch.multinomial((slope * PROXY).softmax(-1), 256, replacement=True, generator=generator)
+        components = {"proxy": PROXY[arms], "gold": GOLD[arms]}
+        rollout = judged((-6 - slope) * PROXY[arms], [0] * 256, components=components)
+        rollout, states, _ = apply_shaping([parameters], rollout, states)
+        centred = PROXY[arms] - PROXY[arms].mean()
+        slope += float((rollout.rewards * centred).sum() / centred.square().sum().clamp_min(1e-3))
+    return float(((slope * PROXY).softmax(-1) * GOLD).sum()), states
+
+
+@pytest.mark.parametrize("start", [0.2, 0.8])
+def test_one_run_finds_the_threshold_with_the_most_of_what_is_really_wanted(start):
+    """From a threshold that is far too low, or far too high, to where the gold reward has its top."""
+    constraint = {"component": "proxy", "threshold": start, "kind": "equal"}
+    found = {"constraints": [constraint], "thresholdSearch": {"component": "gold", "every": 60}}
+    gold, states = tilt(Constrained.model_validate({**found, "learningRate": 0.5}), steps=1200)
+    as_given, _ = tilt(Constrained.model_validate({"constraints": [constraint], "learningRate": 0.5}), steps=1200)
+    [best] = states["constrained"]["search"]["simplex"]["points"][0]
+    assert best == pytest.approx(0.5, abs=0.1)
+    assert gold > as_given + 0.1
     assert json.loads(json.dumps(states)) == states

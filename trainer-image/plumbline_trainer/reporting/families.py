@@ -179,6 +179,11 @@ TRAINING_FAMILIES = (
     TrainingFamily("reward_component", "Mean value of one reward component.", ("reward/{component}",)),
     TrainingFamily("reward_error_ratio", "Share of a component's calls that failed.", ("reward_errors/{component}",)),
     TrainingFamily(
+        "reward_comparison_error_ratio",
+        "Share of comparisons that failed, for a component that compares completions.",
+        ("comparison_errors/{component}",),
+    ),
+    TrainingFamily(
         "reward_timeout_ratio", "Share of a component's calls that ran out of time.", ("reward_timeouts/{component}",)
     ),
     TrainingFamily(

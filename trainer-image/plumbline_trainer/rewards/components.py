@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from plumbline_api.methods.verifiers.family import Verifier
 from plumbline_api.methods.verifiers.judges import HttpJudge
 from plumbline_api.methods.verifiers.learned import RewardModelScore
+from plumbline_api.methods.verifiers.pairwise import PairwiseJudge
 from plumbline_api.sources import Reward
 from plumbline_trainer.registry import Registry
 from plumbline_trainer.rewards.scoring import BatchComponent
@@ -46,6 +47,14 @@ def http_judge(reward: Reward, models: Mapping[str, str], device: torch.device) 
     from plumbline_trainer.rewards.http_judge import HttpJudgeComponent
 
     return HttpJudgeComponent(reward.name, reward.verifier.value, reward.timeout_seconds)
+
+
+@BATCH_COMPONENTS.implements(PairwiseJudge)
+def pairwise_judge(reward: Reward, models: Mapping[str, str], device: torch.device) -> BatchComponent:
+    """As `http_judge`."""
+    from plumbline_trainer.rewards.pairwise_judge import PairwiseJudgeComponent
+
+    return PairwiseJudgeComponent(reward.name, reward.verifier.value, reward.timeout_seconds)
 
 
 @BATCH_COMPONENTS.implements(RewardModelScore)

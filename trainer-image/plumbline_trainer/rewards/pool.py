@@ -75,6 +75,12 @@ class Outcome:
     seconds: float = 0.0
     """Wall-clock time from handing the call to a worker to its answer, or to its end."""
 
+    comparisons: int = 0
+    """With others of its group, for a component that compares them."""
+
+    failed_comparisons: int = 0
+    """Of these; a value is the mean over the others."""
+
     @property
     def failed(self) -> bool:
         return self.value is None

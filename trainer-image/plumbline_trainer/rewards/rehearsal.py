@@ -6,13 +6,15 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 
+import torch
+
 from plumbline_api.methods.verifiers.code import Code
-from plumbline_api.methods.verifiers.judges import HttpJudge
+from plumbline_api.methods.verifiers.judges import Judge
 from plumbline_api.methods.verifiers.python import PythonFunction
 from plumbline_api.sources import Reward
 from plumbline_trainer.data.rows import PromptRow
 from plumbline_trainer.failures import DataError, RewardFunctionError, RewardFunctionTimeout
-from plumbline_trainer.rewards.components import in_processes
+from plumbline_trainer.rewards.components import in_processes, open_batch_components
 from plumbline_trainer.rewards.pool import SANDBOXED, Call, Outcome, VerifierPool
 from plumbline_trainer.rewards.sandbox.landlock import SIGNALS_SCOPED, abi_version
 from plumbline_trainer.rewards.scoring import Sample
@@ -27,6 +29,10 @@ REHEARSAL_SECONDS = 20.0
 """Longest time for a call of the rehearsal, however long `timeoutSeconds` allows it to take in training."""
 
 
+ANOTHER = " or something else"
+"""What makes another text of an answer."""
+
+
 def rehearse(rewards: Sequence[Reward], rows: Sequence[PromptRow], pool: VerifierPool) -> list[str]:
     """Lets every component score answers as if they were completions; returns warnings.
 
@@ -37,7 +43,7 @@ def rehearse(rewards: Sequence[Reward], rows: Sequence[PromptRow], pool: Verifie
     """
     warnings = weaknesses(rewards, abi_version())
     for reward in rewards:
-        if isinstance(reward.verifier.value, HttpJudge):
+        if isinstance(reward.verifier.value, Judge):
             warnings += _ask(reward, rows[:ROWS_FOR_CODE])
     for reward in in_processes(rewards):
         own_code = isinstance(reward.verifier.value, PythonFunction)
@@ -61,12 +67,18 @@ def rehearse(rewards: Sequence[Reward], rows: Sequence[PromptRow], pool: Verifie
 
 
 def _ask(reward: Reward, rows: Sequence[PromptRow]) -> list[str]:
-    """Lets a judge score the first rows. It must answer for one of them; that others fail is a warning."""
-    from plumbline_trainer.rewards.http_judge import HttpJudgeComponent  # loaded for jobs that have a judge
+    """Lets a judge score the first rows. It must answer for one of them; that others fail is a warning.
 
-    judge = HttpJudgeComponent(reward.name, reward.verifier.value, min(reward.timeout_seconds, REHEARSAL_SECONDS))
-    outcomes = judge.score([Sample(row.prompt, row.answer or "", row.answer, row.columns) for row in rows])
-    failed = [(row.place, outcome.error) for row, outcome in zip(rows, outcomes, strict=True) if outcome.failed]
+    A judge that compares is asked about each row's answer and a text that differs from it.
+    """
+    limited = reward.model_copy(update={"timeout_seconds": min(reward.timeout_seconds, REHEARSAL_SECONDS)})
+    [judge] = open_batch_components([limited], {}, torch.device("cpu")).values()
+    asked = [(row, group, row.answer or "") for group, row in enumerate(rows)]
+    if reward.verifier.value.compares_group:
+        asked += [(row, group, f"{text}{ANOTHER}") for row, group, text in asked]
+    outcomes = judge.score([Sample(row.prompt, text, row.answer, row.columns, group) for row, group, text in asked])
+    # of two that are compared, both fail or none
+    failed = [(row.place, outcome.error) for row, outcome in zip(rows, outcomes, strict=False) if outcome.failed]
     if len(failed) == len(rows):
         failure = RewardFunctionTimeout if all(outcome.timed_out for outcome in outcomes) else RewardFunctionError
         raise failure(f"reward {reward.name} failed on {failed[0][0]}: {failed[0][1]}")

@@ -34,6 +34,8 @@ class Sample:
     completion: str
     answer: str | None
     row: dict[str, Any]
+    group: int | None = None
+    """Which samples are of one prompt and are compared with each other; None for one that is scored alone."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ class Scores:
     """[N] bool: false where a component has no value."""
 
     metrics: dict[str, Metric]
-    """`reward/mean`, `reward/<component>`, shares of failed and timed-out calls, and seconds a call.
+    """`reward/mean`, `reward/<component>`, shares of failed and timed-out calls, and seconds a call; for a component
+    that compares samples `comparison_errors/<component>`, the share of comparisons that failed.
 
     Every one is a sum over calls and their number, so that totals over steps and ranks can be had as well.
     """
@@ -89,14 +92,21 @@ class Scorer:
         self._batches = batches or {}
 
     def score(
-        self, samples: Sequence[Sample], poll: Callable[[], None] = lambda: None, calls_of_step: int | None = None
+        self,
+        samples: Sequence[Sample],
+        poll: Callable[[], None] = lambda: None,
+        calls_of_step: int | None = None,
+        *,
+        in_groups: bool = False,
     ) -> Scores:
         """Rewards of all samples. `calls_of_step` counts a component's calls over all ranks; default: those made here.
 
+        `in_groups` says that they are whole groups: else components that compare a group have no part in the scores.
         Raises `RewardFunctionError` as soon as a component has failed more often than it may in the whole step.
         """
-        failures = _Failures(self._rewards, calls_of_step or len(samples))
-        in_pool = [reward.name for reward in self._rewards if reward.name not in self._batches]
+        rewards = [reward for reward in self._rewards if in_groups or not reward.verifier.value.compares_group]
+        failures = _Failures(rewards, calls_of_step or len(samples))
+        in_pool = [reward.name for reward in rewards if reward.name not in self._batches]
         calls = [
             Call(name, sample.prompt, sample.completion, sample.answer, sample.row)
             for name in in_pool
@@ -107,10 +117,12 @@ class Scorer:
             name: outcomes[index * len(samples) : (index + 1) * len(samples)] for index, name in enumerate(in_pool)
         }
         started = time.perf_counter()
-        for name, component in self._batches.items():
-            by_component[name] = component.score(samples, poll, partial(failures.note, name))
+        for reward in rewards:
+            if reward.name in self._batches:
+                component = self._batches[reward.name]
+                by_component[reward.name] = component.score(samples, poll, partial(failures.note, reward.name))
         batch_seconds = time.perf_counter() - started if self._batches else 0.0
-        return replace(combine(self._rewards, by_component), batch_seconds=batch_seconds)
+        return replace(combine(rewards, by_component), batch_seconds=batch_seconds)
 
 
 def combine(rewards: Sequence[Reward], outcomes: dict[str, list[Outcome]]) -> Scores:
@@ -137,6 +149,10 @@ def combine(rewards: Sequence[Reward], outcomes: dict[str, list[Outcome]]) -> Sc
         metrics[f"reward_timeouts/{reward.name}"] = Metric(float(timeouts), float(count))
         seconds = sum(outcome.seconds for outcome in outcomes[reward.name])
         metrics[f"reward_seconds/{reward.name}"] = Metric(seconds, float(count))
+        if reward.verifier.value.compares_group:
+            failed = sum(outcome.failed_comparisons for outcome in outcomes[reward.name])
+            compared = sum(outcome.comparisons for outcome in outcomes[reward.name])
+            metrics[f"comparison_errors/{reward.name}"] = Metric(float(failed), float(compared))
     totals = torch.where(valid, totals, 0.0)
     metrics["reward/mean"] = Metric.mean_of(totals, valid)
     return Scores(components, totals, valid, metrics)
@@ -146,10 +162,10 @@ def check_error_shares(rewards: Sequence[Reward], metrics: dict[str, Metric]) ->
     """Refuses a step whose failed calls, summed over ranks, are more than a component may have.
 
     A rank that alone exceeds the limit has raised in `Scorer.score` with the traceback; this catches errors that are
-    spread over ranks.
+    spread over ranks. Components that `metrics` do not name had no part in the step.
     """
     for reward in rewards:
-        errors = metrics[f"reward_errors/{reward.name}"]
+        errors = metrics.get(f"reward_errors/{reward.name}", Metric(0.0, 0.0))
         if float(errors.total) > _allowed(reward, float(errors.count)):
             timeouts = float(metrics[f"reward_timeouts/{reward.name}"].total)
             failure = _failure_class(float(errors.total), timeouts)

@@ -185,7 +185,9 @@ class Collector:
         with timed(phases, "generate"):
             candidates = self._sampler.sample(wanted, purpose, number)
         with timed(phases, "verify"):
-            scores = self._sampler.score_together([(one.row, one.text) for one in candidates], self._ranks)
+            scores = self._sampler.score_together(
+                [(one.row, one.text) for one in candidates], self._ranks, [one.slot for one in candidates]
+            )
         count_as(phases, "score", scores.batch_seconds, within="verify")
         judgement.add(candidates, scores)
         read = sum(len(one.prompt_ids) * one.samples for one in wanted)

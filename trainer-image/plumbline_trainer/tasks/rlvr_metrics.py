@@ -17,11 +17,13 @@ from plumbline_trainer.rollout.requests import Completion, GenerationFigures
 def judges(spec: RLVRJobSpec) -> list[str]:
     """The components that say whether a completion is right: those that compare it with the row's answer.
 
-    Where there are none, the components with a positive weight; a penalty does not say that anything is right.
+    Where there are none, the components with a positive weight; a penalty does not say that anything is right. Nor does
+    being better than others of the group, unless every component compares: then the one that beats all of them is.
     """
-    comparing = [reward.name for reward in spec.rewards if reward.verifier.value.needs_answer]
-    positive = [reward.name for reward in spec.rewards if reward.weight > 0]
-    return comparing or positive or [reward.name for reward in spec.rewards]
+    alone = [reward for reward in spec.rewards if not reward.verifier.value.compares_group] or spec.rewards
+    comparing = [reward.name for reward in alone if reward.verifier.value.needs_answer]
+    positive = [reward.name for reward in alone if reward.weight > 0]
+    return comparing or positive or [reward.name for reward in alone]
 
 
 def correct(spec: RLVRJobSpec, scores: Scores) -> Tensor:

@@ -125,23 +125,31 @@ class Sampler:
         """What the components of the reward say; `calls` counts the calls of a component over all ranks."""
         return self.score_texts([(candidate.row, candidate.text) for candidate in candidates], calls)
 
-    def score_together(self, texts: Sequence[tuple[int, str]], ranks: Ranks) -> Scores:
+    def score_together(
+        self, texts: Sequence[tuple[int, str]], ranks: Ranks, groups: Sequence[int] | None = None
+    ) -> Scores:
         """As `score_texts`, of the texts of all ranks, each of which scores its own: a collective.
 
         How often a component may fail follows from all calls of the step so far, and so neither from how texts lie on
         ranks nor from what a step calls it for. Raises `RewardFunctionError` if it failed more often.
         """
         calls = sum(ranks.gather(len(texts)))
-        scores = self.score_texts(texts, self._calls_of_step + calls)
+        scores = self.score_texts(texts, self._calls_of_step + calls, groups)
         self._about_step = merge([self._about_step, ranks.sum_metrics(scores.metrics)])
         self._calls_of_step += calls
         check_error_shares(self._spec.rewards, self._about_step)
         return scores
 
-    def score_texts(self, texts: Sequence[tuple[int, str]], calls: int | None = None) -> Scores:
-        """As `score`, of a text for the prompt of a row each."""
+    def score_texts(
+        self, texts: Sequence[tuple[int, str]], calls: int | None = None, groups: Sequence[int] | None = None
+    ) -> Scores:
+        """As `score`, of a text for the prompt of a row each.
+
+        `groups` says which of them are samples of one prompt, all of whose samples are there; without it components
+        that compare samples have no part in the scores.
+        """
         samples = []
-        for row, text in texts:
-            prompt = self._rows[row]
-            samples.append(Sample(prompt.prompt, text, prompt.answer, prompt.columns))
-        return self._scorer.score(samples, self._poll, calls)
+        for place, (row, text) in enumerate(texts):
+            prompt, group = self._rows[row], None if groups is None else groups[place]
+            samples.append(Sample(prompt.prompt, text, prompt.answer, prompt.columns, group))
+        return self._scorer.score(samples, self._poll, calls, in_groups=groups is not None)

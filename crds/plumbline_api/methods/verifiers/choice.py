@@ -11,6 +11,7 @@ from plumbline_api.methods.verifiers import (  # noqa: F401  (importing a module
     judges,
     learned,
     mathematics,
+    pairwise,
     python,
     schema,
     text,
