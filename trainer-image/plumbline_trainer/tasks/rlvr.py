@@ -21,13 +21,14 @@ from plumbline_trainer.failures import CheckpointUnreadable
 from plumbline_trainer.modeling.adapters import add_lora
 from plumbline_trainer.modeling.compilation import compile_layers
 from plumbline_trainer.modeling.loading import load_policy
-from plumbline_trainer.modeling.logprobs import causal_model, check_head
+from plumbline_trainer.modeling.logprobs import check_head
 from plumbline_trainer.modeling.moving_reference import MovingReference
 from plumbline_trainer.modeling.reference import Reference, open_moving_reference, open_reference
 from plumbline_trainer.objectives.policy.entropy import POLICY_ENTROPY, EntropyState, first_state, next_state
 from plumbline_trainer.reporting.metrics import Metric
 from plumbline_trainer.rewards.scoring import Scores, check_error_shares
 from plumbline_trainer.rollout.experience import Rollout, decode_rollout, encode_rollout
+from plumbline_trainer.rollout.limits import ends_of
 from plumbline_trainer.rollout.protocol import CompletionEngine
 from plumbline_trainer.shaping import held_out_metrics
 from plumbline_trainer.stopping import StopRequest
@@ -355,15 +356,8 @@ def _reordered(config: TrainerConfig) -> RLVRJobSpec:
 
 
 def stop_tokens(model: nn.Module, renderer: Renderer, data: PromptData) -> frozenset[int]:
-    """The tokens that end a completion: EOS, those of the model's generation settings, and the end of a turn."""
-    found = {renderer.tokenizer.eos_token_id}
-    settings = getattr(causal_model(model), "generation_config", None)
-    configured = getattr(settings, "eos_token_id", None)
-    if configured is not None:
-        found |= set(configured if isinstance(configured, list) else [configured])
-    [turn] = renderer.completion_ids([data.rows[0].prompt], ["x"])
-    found.add(turn[-1])
-    return frozenset(found)
+    """The tokens that end a completion of the data's prompts."""
+    return ends_of(model, renderer, data.rows[0].prompt)
 
 
 def build(config: TrainerConfig, ranks: Ranks, stop: StopRequest) -> RLVRTask:
