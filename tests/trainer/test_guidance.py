@@ -73,7 +73,7 @@ def perturbed(guide: Guide) -> Guide:
     """The guide with a head that prefers some tokens to others."""
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
-        guide.head.tokens.copy_(10 * torch.randn(guide.head.tokens.shape, generator=generator))
+        guide.head.tokens.copy_(0.3 * torch.randn(guide.head.tokens.shape, generator=generator))
     return guide
 
 
@@ -141,7 +141,7 @@ def test_in_rounds_on_a_tree_of_tokens_the_guided_policy_becomes_the_analytic_op
 def test_the_engine_samples_from_the_guided_policy(build_model: Any, temperature: float) -> None:
     """Log-probabilities stay those of the model: a completion is one of the guided policy by its frequency."""
     model = build_model()
-    guide = perturbed(guided(model, temperature=temperature))
+    guide = perturbed(guided(model, temperature=temperature, eta=0.1))
     streams = [Stream(3, "rollout", 0, 0, sample) for sample in range(6000)]
     [found] = engine_of(model, guide, 1).generate([Request(PROMPT, streams)], Sampling(temperature=temperature))
     frequency = torch.bincount(torch.tensor([one.tokens[0] for one in found]), minlength=VOCABULARY) / len(found)

@@ -36,7 +36,7 @@ def q_sharp(parameters: QSharp, tokens: PolicyTokens) -> TokenLosses:
     learnt = tokens.mask & (tokens.prepared_as(UNGUIDED) > 0)
     outcomes = tokens.rewards >= parameters.threshold
     losses = outcome_loss(tokens.success_logits, outcomes, learnt)
-    stated = tokens.success_logits.detach().sigmoid()
+    stated = tokens.inside(tokens.success_logits.detach()).sigmoid()
     happened = outcomes.to(stated)[:, None].expand(stated.shape)
     metrics = {
         "success/predicted": Metric.mean_of(stated, learnt),
