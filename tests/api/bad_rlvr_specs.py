@@ -599,7 +599,8 @@ _OF_GUIDANCE = (
             f"guided-model-with-{name}",
             _GUIDED | {f"spec.{name}": value},
             "objective",
-            "kl, entropy, tokenSelection, offPolicyCorrection, peft must not be set with the objective qSharp: the model stays as it is",
+            "kl, entropy, tokenSelection, offPolicyCorrection, peft must not be set with the objective qSharp: "
+            "the model stays as it is",
         )
         for name, value in (
             ("kl", {"loss": {}}),
@@ -620,7 +621,8 @@ _OF_GUIDANCE = (
             f"guided-model-with-{name}",
             _GUIDED | patch,
             "objective",
-            "shaping and exploration must be empty with the objective qSharp, which needs all completions and their outcomes as they are",
+            "shaping and exploration must be empty with the objective qSharp, "
+            "which needs all completions and their outcomes as they are",
         )
         for name, patch in (
             ("shaping", {"spec.shaping": [{"truncated": {}}]}),
@@ -633,7 +635,8 @@ _OF_GUIDANCE = (
             f"guided-model-with-{name}",
             _GUIDED | patch,
             "rollout",
-            "rollout.engine.vllm and sampling.topP, topK, minP and entropyDescent must not be set with the objective qSharp, which changes logits itself",
+            "rollout.engine.vllm and sampling.topP, topK, minP and entropyDescent must not be set with the objective "
+            "qSharp, which changes logits itself",
         )
         for name, patch in (
             ("server", {"spec.rollout.engine": _served()}),

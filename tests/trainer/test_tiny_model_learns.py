@@ -157,7 +157,7 @@ def test_a_head_guides_the_frozen_model_to_answers_that_are_right_thirty_points_
     tiny_model: Path, tmp_path: Path
 ) -> None:
     job = local_form("q-sharp", tiny_model, tmp_path / "model")
-    job["spec"]["training"]["steps"] = 80
+    job["spec"]["training"]["steps"] = 50
     words = run(job, tmp_path)
     score = words["score"]
     assert score["name"] == "evaluation/accuracy"
