@@ -36,9 +36,14 @@ def keeping_scale() -> Expression:
 
 def _by_default(objectives: list[str]) -> list[Expression]:
     """No advantage is named, and the objective is one of `objectives`."""
-    if len(objectives) == len(DEFAULT_ADVANTAGES):
+    if not objectives:
+        return []
+    others = [key for key in DEFAULT_ADVANTAGES if key not in objectives]
+    if not others:
         return [~has("advantage")]
-    return [~has("advantage") & any_of([has(f"objective.{key}") for key in objectives])] if objectives else []
+    if len(others) < len(objectives):  # the shorter way to say it: there is exactly one objective
+        return [~has("advantage") & ~any_of([has(f"objective.{key}") for key in others])]
+    return [~has("advantage") & any_of([has(f"objective.{key}") for key in objectives])]
 
 
 def described_defaults() -> str:

@@ -57,6 +57,18 @@ _CONTINUING = [member.member_key for member in Advantage.members() if member.nee
 _FROM_PREFIXES = [member.member_key for member in Shaping.members() if member.needs_prefix_values]
 _OF_SCALE = [member.member_key for member in Shaping.members() if member.changes_scale]
 _SHAPED = has("shaping") & (field("shaping").length() > 0)
+_GUIDING = [member.member_key for member in PolicyObjective.members() if member.guides]
+_GUIDES = any_of([has(f"objective.{key}") for key in _GUIDING])
+_OF_A_POLICY = ("kl", "entropy", "tokenSelection", "offPolicyCorrection", "peft")
+_STAGES = ("resampling", "rescue", "selection", "budget", "replay")
+_TRUNCATES = any_of(
+    [
+        field("rollout.sampling.topP") < 1.0,
+        has("rollout.sampling.topK"),
+        field("rollout.sampling.minP") > 0.0,
+        has("rollout.sampling.entropyDescent"),
+    ]
+)
 _WITH_COMPONENT_GRADIENTS = has("shaping") & any_of(
     [some_has("shaping", "step", member.member_key) for member in Shaping.members() if member.needs_component_gradients]
 )
@@ -293,6 +305,26 @@ class RLVRJobSpec(JobSpec):
             (~has("data.evaluation")).when(_ALL_COMPARED),
             f"data.evaluation must not be set when every reward is {', '.join(_COMPARING)}: held-out prompts have one completion, with nothing to compare it with; add a component with another verifier, if need be of weight 0",
             path="data.evaluation",
+        ),
+        Rule(
+            (~any_of([has(name) for name in _OF_A_POLICY])).when(_GUIDES),
+            f"{', '.join(_OF_A_POLICY)} must not be set with the objective {', '.join(_GUIDING)}: the model stays as it is",
+            path="objective",
+        ),
+        Rule(
+            has("advantage.none").when(has("advantage") & _GUIDES),
+            f"advantage must be none with the objective {', '.join(_GUIDING)}, which learns whether completions succeed",
+            path="advantage",
+        ),
+        Rule(
+            (~any_of([_SHAPED, *(has(f"exploration.{name}") for name in _STAGES)])).when(_GUIDES),
+            f"shaping and exploration must be empty with the objective {', '.join(_GUIDING)}, which needs all completions and their outcomes as they are",
+            path="objective",
+        ),
+        Rule(
+            (~any_of([has("rollout.engine.vllm"), _TRUNCATES])).when(_GUIDES),
+            f"rollout.engine.vllm and sampling.topP, topK, minP and entropyDescent must not be set with the objective {', '.join(_GUIDING)}, which changes logits itself",
+            path="rollout",
         ),
         Rule(
             some("rewards", "reward", lambda reward: reward("weight").differs(0.0)).unless(_SHAPED),

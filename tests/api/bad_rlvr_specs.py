@@ -592,6 +592,62 @@ _OF_ROLLOUT_ENGINES = (
     ),
 )
 
+_GUIDED = {"spec.objective": {"qSharp": {}}}
+_OF_GUIDANCE = (
+    *(
+        _bad(
+            f"guided-model-with-{name}",
+            _GUIDED | {f"spec.{name}": value},
+            "objective",
+            "kl, entropy, tokenSelection, offPolicyCorrection, peft must not be set with the objective qSharp: "
+            "the model stays as it is",
+        )
+        for name, value in (
+            ("kl", {"loss": {}}),
+            ("entropy", {"bonus": {}}),
+            ("tokenSelection", {"topEntropy": {}}),
+            ("offPolicyCorrection", {"truncated": {}}),
+            ("peft", {"lora": {}}),
+        )
+    ),
+    _bad(
+        "guided-model-with-advantages",
+        _GUIDED | {"spec.advantage": {"groupRelative": {}}},
+        "advantage",
+        "advantage must be none with the objective qSharp, which learns whether completions succeed",
+    ),
+    *(
+        _bad(
+            f"guided-model-with-{name}",
+            _GUIDED | patch,
+            "objective",
+            "shaping and exploration must be empty with the objective qSharp, "
+            "which needs all completions and their outcomes as they are",
+        )
+        for name, patch in (
+            ("shaping", {"spec.shaping": [{"truncated": {}}]}),
+            ("replay", {"spec.exploration.replay": {"selective": {}}}),
+            ("resampling", {"spec.exploration.resampling": {"dynamicSampling": {}}}),
+        )
+    ),
+    *(
+        _bad(
+            f"guided-model-with-{name}",
+            _GUIDED | patch,
+            "rollout",
+            "rollout.engine.vllm and sampling.topP, topK, minP and entropyDescent must not be set with the objective "
+            "qSharp, which changes logits itself",
+        )
+        for name, patch in (
+            ("server", {"spec.rollout.engine": _served()}),
+            ("nucleus", {"spec.rollout.sampling.topP": 0.9}),
+            ("fewest-tokens", {"spec.rollout.sampling.topK": 8}),
+            ("least-probability", {"spec.rollout.sampling.minP": 0.1}),
+            ("descent", {"spec.rollout.sampling.entropyDescent": {}}),
+        )
+    ),
+)
+
 _NO_COMPONENT = "'green' is no component of rewards: correct"
 _COMPONENTS_THAT_DO_NOT_EXIST = tuple(
     _bad(f"{name}-of-no-component", patch, path, _NO_COMPONENT, "code")
@@ -715,6 +771,7 @@ BAD_RLVR_SPECS = (
     *_OF_BATCHES,
     *_OF_BLOCKS,
     *_OF_ROLLOUT_ENGINES,
+    *_OF_GUIDANCE,
     *_COMPONENTS_THAT_DO_NOT_EXIST,
     *_OF_COMPARED_COMPLETIONS,
     *_OF_SEARCHES,

@@ -191,8 +191,6 @@ PAPERS = (
     Paper(
         "Lean and Mean: Decoupled Value Policy Optimization with Global Value Guidance", ("values from another model",)
     ),
-    Paper(
-        "Qsharp: Provably Optimal Distributional RL for LLM Post-Training", ("guided decoding by a regularized value",)
-    ),
+    Paper("Qsharp: Provably Optimal Distributional RL for LLM Post-Training", ("qSharp",)),
     Paper("B-Coder: Value-Based Deep Reinforcement Learning for Program Synthesis", ("programs by a value function",)),
 )

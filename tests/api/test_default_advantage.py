@@ -21,6 +21,7 @@ OWN = {
     "redDrop": CENTRED,
     "redWeight": CENTRED,
     "reinforce": {"leaveOneOut": {}},
+    "qSharp": {"none": {}},
 }
 """Objectives whose papers do not divide by the standard deviation of the group."""
 
@@ -53,6 +54,6 @@ def test_what_is_stored_does_not_name_it_so_that_it_stays_the_objectives() -> No
 def test_the_fields_description_tells_it() -> None:
     description = RLVRJobSpec.model_fields["advantage"].description
     assert description is not None
-    assert f"groupRelative (normalize none) with {', '.join(key for key in OWN if key != 'reinforce')};" in description
+    assert f"groupRelative (normalize none) with {', '.join(key for key in OWN if OWN[key] == CENTRED)};" in description
     assert "leaveOneOut with reinforce; " in description
     assert description.endswith("else groupRelative).")

@@ -14,6 +14,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from plumbline_trainer.guided_model import GuidedModel
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -128,7 +130,9 @@ RARELY_REWARDED = {"code"}
 @pytest.mark.parametrize("example", [name for name in examples_of("RLVRJob") if name != "learned-reward"])
 def test_every_rlvr_example_makes_its_steps(example: str, tiny_model: Path, tmp_path: Path) -> None:
     job = local_form(example, tiny_model, tmp_path / "model")
-    if example in RARELY_REWARDED:
+    if "qSharp" in job["spec"]["objective"]:
+        assert_that_the_head_moves(job, tiny_model, tmp_path)
+    elif example in RARELY_REWARDED:
         # all are judged, and none is an error
         job["spec"]["training"]["steps"] = 3
         metrics = {metric["name"]: metric["value"] for metric in run(job, tmp_path)["metrics"]}
@@ -147,6 +151,34 @@ def test_what_a_reward_model_has_learnt_becomes_a_reward(tiny_model: Path, tmp_p
     (reward,) = second["spec"]["rewards"]
     reward["verifier"]["rewardModel"]["source"] = {"path": {"path": str(tmp_path / "rewards")}}
     assert_that_it_moves(second, tiny_model, tmp_path)
+
+
+def test_a_head_guides_the_frozen_model_to_answers_that_are_right_thirty_points_more_often(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    job = local_form("q-sharp", tiny_model, tmp_path / "model")
+    job["spec"]["training"]["steps"] = 50
+    words = run(job, tmp_path)
+    score = words["score"]
+    assert score["name"] == "evaluation/accuracy"
+    assert score["value"] >= score["first"] + 0.30
+    metrics = {metric["name"]: metric["value"] for metric in words["metrics"]}
+    assert metrics["evaluation/unguided/accuracy"] == score["first"]
+    guided = GuidedModel(str(tmp_path / "model"), dtype="float32", device=torch.device("cpu"))
+    rows = [json.loads(line) for line in (tiny_model / "data" / "prompts-heldout.jsonl").read_text().splitlines()]
+    texts = guided.generate([row["prompt"] for row in rows], max_tokens=8)
+    right = sum(text.split()[-1:] == [row["answer"]] for [text], row in zip(texts, rows, strict=True))
+    assert right / len(rows) == pytest.approx(score["value"], abs=0.01), "what was exported answers as the job measured"
+
+
+def assert_that_the_head_moves(job: dict[str, Any], tiny_model: Path, folder: Path) -> None:
+    """Three steps leave the model as it was, and a head that prefers some tokens to others."""
+    job["spec"]["training"]["steps"] = 3
+    run(job, folder)
+    before, after = (load_file(path / "model.safetensors") for path in (tiny_model / "model", folder / "model"))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert load_file(folder / "model" / "guidance.safetensors")["tokens"].abs().max() > 0
 
 
 def assert_that_it_moves(job: dict[str, Any], tiny_model: Path, folder: Path) -> None:

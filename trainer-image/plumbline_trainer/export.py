@@ -97,9 +97,14 @@ def model_card(config: TrainerConfig, step: int, inputs: Inputs | None, metrics:
 
 def _save_model(task: Task, config: TrainerConfig, directory: Path) -> None:
     from plumbline_trainer.modeling.degree_head import detach_degree_head
+    from plumbline_trainer.modeling.success_head import detach_success_head, save_success_head
+    from plumbline_trainer.tasks.guidance import guidance_settings
 
     model: Any = task.model
     detach_degree_head(model)
+    head = detach_success_head(model)
+    if head is not None and config.rlvr is not None:
+        save_success_head(head, guidance_settings(config.rlvr), directory)
     if config.spec.peft is None or config.spec.peft.value.merge_on_export:
         model = merged(model)
     model.save_pretrained(directory)

@@ -7,15 +7,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from plumbline_trainer.objectives.value_based import (
-    candidate_scores,
+from plumbline_trainer.objectives.guided_policy import (
     categorical_regularized_value,
-    conservative_targets,
-    dueling_values,
     guided_logits,
-    implied_rewards,
     outcome_loss,
     regularized_value,
+)
+from plumbline_trainer.objectives.value_based import (
+    candidate_scores,
+    conservative_targets,
+    dueling_values,
+    implied_rewards,
     temporal_difference_loss,
 )
 from tests.trainer.policy.bandit import minimize
@@ -146,12 +148,12 @@ def test_values_of_rewards_zero_and_one():
         regularized_value(p, 0.0)
 
 
-def test_candidates_keep_the_references_likeliest_tokens():
-    reference = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
-    found = guided_logits(reference, torch.tensor([[0.0, 5.0, 99.0, 99.0]]), 1.0, candidates=2)
-    assert found.tolist() == [[2.0, 6.0, -math.inf, -math.inf]]
-    with pytest.raises(ValueError, match="candidate"):
-        guided_logits(reference, reference, 1.0, candidates=0)
+def test_tokens_without_a_value_are_ruled_out():
+    reference = torch.tensor([[3.0, 2.0, 1.0, 0.0]])
+    found = guided_logits(reference, torch.tensor([[5.0, 0.0]]), 1.0, tokens=torch.tensor([[1, 0]]))
+    assert found.tolist() == [[3.0, 7.0, -math.inf, -math.inf]]
+    with pytest.raises(ValueError, match="eta"):
+        guided_logits(reference, reference, 0.0)
 
 
 def test_outcome_losses_ignore_what_is_masked():

@@ -46,15 +46,16 @@ def test_gradients_match_finite_differences(parameters: PolicyObjective) -> None
     if parameters.member_key in WEIGHTED:
         pytest.skip("the loss is no primitive of its gradient")
     batch = batch_for(parameters, seed=3)
-    assert batch.entropy is not None
+    assert batch.entropy is not None and batch.success_logits is not None
 
-    def loss(logprobs: torch.Tensor, entropy: torch.Tensor) -> torch.Tensor:
+    def loss(logprobs: torch.Tensor, entropy: torch.Tensor, success_logits: torch.Tensor) -> torch.Tensor:
         frozen = replace(
             batch, old_logprobs=batch.logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
         )
-        return loss_of(parameters, replace(frozen, logprobs=logprobs, entropy=entropy))[0]
+        given = replace(frozen, logprobs=logprobs, entropy=entropy, success_logits=success_logits)
+        return loss_of(parameters, given)[0]
 
-    assert torch.autograd.gradcheck(loss, (batch.logprobs, batch.entropy))
+    assert torch.autograd.gradcheck(loss, (batch.logprobs, batch.entropy, batch.success_logits))
 
 
 @objectives
@@ -64,12 +65,14 @@ def test_loss_gradient_and_metrics_do_not_depend_on_the_split(parameters: Policy
         pytest.skip("completions of one prompt share a pass")
     batch = batch_for(parameters, seed=1)
     whole, whole_metrics = loss_of(parameters, batch)
-    (expected,) = torch.autograd.grad(whole, batch.logprobs, retain_graph=True, materialize_grads=True)
+    assert batch.success_logits is not None
+    inputs = (batch.logprobs, batch.success_logits)
+    expected = torch.autograd.grad(whole, inputs, retain_graph=True, materialize_grads=True)
     pieces = [batch.rows(rows) for rows in torch.arange(6).split(split)]
     shares = [loss_of(parameters, piece, counts(batch)) for piece in pieces]
     total = torch.stack([loss for loss, _ in shares]).sum()
     torch.testing.assert_close(total, whole)
-    torch.testing.assert_close(torch.autograd.grad(total, batch.logprobs, materialize_grads=True)[0], expected)
+    torch.testing.assert_close(torch.autograd.grad(total, inputs, materialize_grads=True), expected)
     merged = merge(metrics for _, metrics in shares)
     assert {name: metric.value for name, metric in merged.items()} == pytest.approx(
         {name: metric.value for name, metric in whole_metrics.items()}
@@ -94,6 +97,7 @@ def test_padding_may_hold_anything(parameters: PolicyObjective) -> None:
         sampled_logprobs=spoiled(batch.sampled_logprobs),
         reference_logprobs=spoiled(batch.reference_logprobs),
         entropy=spoiled(batch.entropy),
+        success_logits=spoiled(batch.success_logits),
     )
     again, metrics = loss_of(parameters, changed)
     assert again.item() == loss.item()

@@ -225,6 +225,13 @@ TRAINING_FAMILIES = (
         " log-probabilities of trainer and engine.",
         ("off_policy/{measure}", "{measure:sampler_gap|staleness_weight|importance_weight}"),
     ),
+    TrainingFamily(
+        "success",
+        "A head that guides the model: mean stated chance of success (predicted), share of successes (observed) and"
+        " mean squared difference (brier), at tokens that the model wrote.",
+        ("success/{measure}",),
+    ),
+    TrainingFamily("unguided", "Held out: what the model reaches without guidance.", ("unguided/{measure}",)),
     TrainingFamily("critic", "Loss, values and returns of the critic.", ("critic/{measure}",)),
     TrainingFamily(
         "shaping", "Mean change of the reward by a shaping step, or what the step measures.", ("shaping/{step}",)

@@ -53,7 +53,15 @@ class DirectDecoder:
         self._cosines = self._sines = torch.zeros(0, 0)
 
     def logits(self, tokens: Tensor, positions: Tensor, cache: RowCache, bias: Tensor | None) -> Tensor:
-        """The logits [B, V] after `tokens` [B] at `positions` [B], whose keys and values are added to `cache`.
+        """The logits [B, V] after `tokens`; the rest as in `states`."""
+        return self.logits_of(self.states(tokens, positions, cache, bias))
+
+    def logits_of(self, states: Tensor) -> Tensor:
+        """The logits [B, V] of hidden states [B, H]."""
+        return _project(self._head, states)
+
+    def states(self, tokens: Tensor, positions: Tensor, cache: RowCache, bias: Tensor | None) -> Tensor:
+        """The hidden states [B, H] after `tokens` [B] at `positions` [B], whose keys and values are added to `cache`.
 
         `bias` [B, 1, 1, columns] is 0 where a row has a column and -inf where it has padding, with at least the
         columns of the cache after the call; None where no row has padding.
@@ -67,7 +75,7 @@ class DirectDecoder:
         cosines, sines = self._cosines[positions][:, None], self._sines[positions][:, None]
         for layer, stored in zip(self._layers, cache.layers, strict=True):
             states = layer(states, cosines, sines, stored, bias)
-        return _project(self._head, self._norm(states))
+        return self._norm(states)
 
     def _make_angles(self, states: Tensor, count: int) -> None:
         """Tables [count, width]; the sines have the signs of `rotate_half`, so that a roll of the halves rotates."""

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -21,10 +21,11 @@ from torch import Tensor
 
 from plumbline_api.methods.sampling import Sampling
 from plumbline_trainer.failures import Diverged
-from plumbline_trainer.modeling.logprobs import causal_model
+from plumbline_trainer.modeling.logprobs import causal_model, logits_function
 from plumbline_trainer.modeling.scoring import evaluating
 from plumbline_trainer.rollout.cache import RowCache, left_padding_mask
 from plumbline_trainer.rollout.decoder import DirectDecoder, direct_decoder, padding_bias
+from plumbline_trainer.rollout.guidance import Guide, GuidedRows
 from plumbline_trainer.rollout.limits import Limits
 from plumbline_trainer.rollout.requests import Completion, GenerationFigures, Request
 from plumbline_trainer.rollout.sampling import Stream, choose, uniforms
@@ -41,6 +42,27 @@ _DROP_FRACTION = 8
 
 _PREFILL_TOKENS = 32_768
 """Most prompt tokens, padding included, in one forward pass."""
+
+
+class _Predicted(NamedTuple):
+    """What the model says about the next token of every row."""
+
+    logits: Tensor
+    """[B, V]."""
+
+    states: Tensor | None
+    """[B, H], which the logits are made of; None where no guide asks for them."""
+
+    def rows(self, index: Tensor) -> _Predicted:
+        """Those of the rows `index`, in that order."""
+        return _Predicted(self.logits[index], None if self.states is None else self.states[index])
+
+    def above(self, below: _Predicted) -> _Predicted:
+        """Those of both, `below` behind these."""
+        states = None
+        if self.states is not None and below.states is not None:
+            states = torch.cat([self.states, below.states])
+        return _Predicted(torch.cat([self.logits, below.logits]), states)
 
 
 class Tokenizer(Protocol):
@@ -64,8 +86,12 @@ class Engine:
     Not for several threads. The model is switched to evaluation mode for the time of a call.
     """
 
-    def __init__(self, model: torch.nn.Module, tokenizer: Tokenizer, limits: Limits) -> None:
+    def __init__(
+        self, model: torch.nn.Module, tokenizer: Tokenizer, limits: Limits, guide: Guide | None = None
+    ) -> None:
+        """With a `guide` completions are sampled from the policy that it guides, as far as their request says."""
         self._model = model
+        self._guide = guide
         self._tokenizer = tokenizer
         self._limits = limits
         inner: Any = causal_model(model)
@@ -114,24 +140,45 @@ class Engine:
             return None
         return ScoreEdits(limits.repetition_penalty, limits.min_tokens, self._end_tokens, limits.grammar)
 
+    def new_guidance(self) -> GuidedRows | None:
+        """What guides the rows of a batch; None without a guide."""
+        return None if self._guide is None else GuidedRows(self._guide)
+
     def forward(self, tokens: Tensor, starts: Tensor, cache: RowCache) -> Tensor:
         """Runs `tokens` [B, T] after the cached columns and returns the logits [B, V] of the last position.
 
         `starts` [B] is the first real column of every row, counted over cached and new columns together.
         """
+        arguments = self._arguments(tokens, starts, cache)
+        return self._model(**arguments, **self._last_only).logits[:, -1]
+
+    def predict(self, tokens: Tensor, starts: Tensor, cache: RowCache) -> _Predicted:
+        """As `forward`, with what a guide needs."""
+        if self._guide is None:
+            return _Predicted(self.forward(tokens, starts, cache), None)
+        body: Any = causal_model(self._model).get_decoder()
+        states = body(**self._arguments(tokens, starts, cache)).last_hidden_state[:, -1]
+        return _Predicted(logits_function(self._model)(states), states)
+
+    def advance(self, tokens: Tensor, starts: Tensor, cache: RowCache, bias: Tensor | None) -> _Predicted:
+        """What follows one more token [B] of every row; `bias` as `DirectDecoder.states` takes it."""
+        if self._decoder is None:
+            return self.predict(tokens[:, None], starts, cache)
+        states = self._decoder.states(tokens, cache.length - starts, cache, bias)
+        return _Predicted(self._decoder.logits_of(states), None if self._guide is None else states)
+
+    def _arguments(self, tokens: Tensor, starts: Tensor, cache: RowCache) -> dict[str, Any]:
         width = cache.length + tokens.shape[1]
-        arguments: dict[str, Any] = {"attention_mask": left_padding_mask(starts, width), **self._last_only}
+        arguments: dict[str, Any] = {
+            "input_ids": tokens,
+            "past_key_values": cache.cache,
+            "use_cache": True,
+            "attention_mask": left_padding_mask(starts, width),
+        }
         if self._takes_positions:
             columns = torch.arange(cache.length, width, device=tokens.device)
             arguments["position_ids"] = (columns - starts[:, None]).clamp(min=0)
-        output = self._model(input_ids=tokens, past_key_values=cache.cache, use_cache=True, **arguments)
-        return output.logits[:, -1]
-
-    def advance(self, tokens: Tensor, starts: Tensor, cache: RowCache, bias: Tensor | None) -> Tensor:
-        """The logits [B, V] after one more token [B] of every row; `bias` as `DirectDecoder.logits` takes it."""
-        if self._decoder is None:
-            return self.forward(tokens[:, None], starts, cache)
-        return self._decoder.logits(tokens, cache.length - starts, cache, bias)
+        return arguments
 
     def is_end(self, tokens: Tensor) -> Tensor:
         """Which of `tokens` [B] end a completion."""
@@ -157,6 +204,7 @@ class _Generation:
         self._tail = max((len(stop.encode()) for stop in self._limits.stop_strings), default=0)
         self._waiting = deque(self._in_admission_order())
         self._edits = engine.new_edits()
+        self._guidance = engine.new_guidance()
         self.figures = GenerationFigures()
 
         offsets = np.concatenate([[0], np.cumsum([len(request.streams) for request in requests])]).astype(int)
@@ -169,6 +217,9 @@ class _Generation:
             [min(request.max_tokens or self._limits.max_tokens, self._limits.max_tokens) for request in requests],
             [len(request.streams) for request in requests],
         )
+        self._guided: list[int] = [0] * total
+        if self._guidance is not None:
+            self._guided = [number for request in requests for number in self._guided_tokens(request)]
         self._lengths = np.zeros(total, dtype=np.int64)
         self._stopped = np.zeros(total, dtype=bool)
 
@@ -178,7 +229,7 @@ class _Generation:
         self._starts = torch.zeros(0, dtype=torch.long, device=self._device)
         self._bias: Tensor | None = None
         self._bias_columns = 0
-        self._logits = torch.zeros(0, 0, device=self._device)
+        self._predicted = _Predicted(torch.zeros(0, 0, device=self._device), None)
         self._ended = np.zeros(0, dtype=bool)
         self._produced = np.zeros(0, dtype=np.int64)
         self._draws = torch.zeros(0, _DRAWN_AHEAD, dtype=torch.float64, device=self._device)
@@ -202,8 +253,12 @@ class _Generation:
             raise Diverged("generation: the model's log-probabilities are not finite")
         tokens, logprobs = self._tokens.tolist(), self._logprobs.tolist()
         completions = [
-            Completion(tokens[row][:length], logprobs[row][:length], "stop" if stopped else "length")
-            for row, (length, stopped) in enumerate(zip(self._lengths.tolist(), self._stopped, strict=True))
+            Completion(
+                tokens[row][:length], logprobs[row][:length], "stop" if stopped else "length", min(guided, length)
+            )
+            for row, (length, stopped, guided) in enumerate(
+                zip(self._lengths.tolist(), self._stopped, self._guided, strict=True)
+            )
         ]
         self.figures.completions = len(completions)
         self.figures.tokens = int(self._lengths.sum())
@@ -238,14 +293,14 @@ class _Generation:
         if not admitted:
             return
         started = time.perf_counter()
-        cache, starts, logits = self._prefill(admitted)
+        cache, starts, predicted = self._prefill(admitted)
         if self._cache is None:
-            self._cache, self._starts, self._logits = cache, starts, logits
+            self._cache, self._starts, self._predicted = cache, starts, predicted
         else:
             longer = cache.length - self._cache.length
             self._cache.append_rows(cache)
             self._starts = torch.cat([self._starts + max(longer, 0), starts + max(-longer, 0)])
-            self._logits = torch.cat([self._logits, logits])
+            self._predicted = self._predicted.above(predicted)
         rows = [
             self._offsets[wanted.request] + wanted.first + sample
             for wanted in admitted
@@ -259,28 +314,36 @@ class _Generation:
         prompts = [self._requests[wanted.request].prompt for wanted in admitted]
         if self._edits is not None:
             of_rows = [prompt for prompt, wanted in zip(prompts, admitted, strict=True) for _ in wanted.streams]
-            self._edits.admit(of_rows, logits.shape[-1], self._device)
+            self._edits.admit(of_rows, predicted.logits.shape[-1], self._device)
+        if self._guidance is not None:
+            self._guidance.admit([self._guided[row] for row in rows])
         self.figures.prompt_tokens += sum(len(prompt) for prompt in prompts)
         self.figures.prefill_seconds += time.perf_counter() - started
 
-    def _prefill(self, admitted: list[_Wanted]) -> tuple[RowCache, Tensor, Tensor]:
+    def _guided_tokens(self, request: Request) -> Sequence[int]:
+        return [self._limits.max_tokens] * len(request.streams) if request.guided is None else request.guided
+
+    def _prefill(self, admitted: list[_Wanted]) -> tuple[RowCache, Tensor, _Predicted]:
         """Computes each prompt once and repeats its cache for its samples."""
         prompts = [self._requests[wanted.request].prompt for wanted in admitted]
         width = max(len(prompt) for prompt in prompts)
         padded = [[0] * (width - len(prompt)) + list(prompt) for prompt in prompts]
         starts = torch.tensor([width - len(prompt) for prompt in prompts], device=self._device)
         cache = self._engine.new_cache()
-        logits = self._engine.forward(torch.tensor(padded, device=self._device), starts, cache)
+        predicted = self._engine.predict(torch.tensor(padded, device=self._device), starts, cache)
         repeats = torch.tensor([len(wanted.streams) for wanted in admitted], device=self._device)
         parents = torch.repeat_interleave(torch.arange(len(admitted), device=self._device), repeats)
         cache.select(parents)
-        return cache, starts[parents], logits[parents]
+        return cache, starts[parents], predicted.rows(parents)
 
     def _take_tokens(self) -> None:
         """Chooses the next token of every row, records it and marks the rows that end with it."""
         live = np.flatnonzero(~self._ended)
-        scores = None if self._edits is None else self._edits.apply(self._logits, self._produced, live)
-        self._next, logprobs = choose(self._logits, self._sampling, self._next_uniforms(), scores)
+        logits, states = self._predicted
+        scores = None if self._edits is None else self._edits.apply(logits, self._produced, live)
+        if self._guidance is not None and states is not None:
+            scores = self._guidance.apply(logits, states, self._produced, scores)
+        self._next, logprobs = choose(logits, self._sampling, self._next_uniforms(), scores)
         taken = self._next
         if len(live) < len(self._rows):
             index = torch.from_numpy(live).to(self._device)
@@ -337,6 +400,8 @@ class _Generation:
         self._bias_columns = 0
         if self._edits is not None:
             self._edits.keep(kept)
+        if self._guidance is not None:
+            self._guidance.keep(kept)
         if not len(kept):
             self._cache = None
             return
@@ -350,7 +415,7 @@ class _Generation:
         columns = self._cache.length + 1
         if columns > self._bias_columns:
             self._bias_columns = columns + _BIAS_AHEAD
-            self._bias = padding_bias(self._starts, self._bias_columns, self._logits.dtype)
-        self._logits = self._engine.advance(self._next, self._starts, self._cache, self._bias)
+            self._bias = padding_bias(self._starts, self._bias_columns, self._predicted.logits.dtype)
+        self._predicted = self._engine.advance(self._next, self._starts, self._cache, self._bias)
         self.figures.decode_steps += 1
         self.figures.decode_rows += len(self._rows)

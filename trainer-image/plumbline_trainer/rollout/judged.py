@@ -79,6 +79,9 @@ class JudgedRollout:
     """[N, T] float32 under the policy as it is now, where `logprobs` may be those of an older one; None where the
     estimator does not ask for it."""
 
+    guided: Tensor | None = None
+    """[N] int64: so many of the first tokens were not the policy's own but guided; None where none were."""
+
     prefix_values: Tensor | None = None
     """[N, T] float64: the mean reward of completions that start from what stands before each token; NaN where none
     was sampled. None where the estimator does not ask for it."""
@@ -87,6 +90,11 @@ class JudgedRollout:
     def mask(self) -> Tensor:
         """[N, T] bool: true at tokens of the completions."""
         return torch.arange(self.logprobs.shape[1]) < self.lengths[:, None]
+
+    @property
+    def guided_lengths(self) -> Tensor:
+        """[N] int64: guided tokens of each completion."""
+        return torch.zeros_like(self.lengths) if self.guided is None else self.guided
 
 
 def judged(

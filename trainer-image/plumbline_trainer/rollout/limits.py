@@ -5,8 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
+
 from plumbline_api.methods.sampling import Sampling
+from plumbline_trainer.data.rendering import Renderer
+from plumbline_trainer.data.rows import Prompt
 from plumbline_trainer.failures import ConfigError
+from plumbline_trainer.modeling.logprobs import causal_model
 from plumbline_trainer.rollout.constrained import Grammar, grammar_of
 
 
@@ -40,6 +45,19 @@ def limits_of(
         sampling.repetition_penalty,
         grammar_of(sampling, tokenizer, ends),
     )
+
+
+def ends_of(model: nn.Module, renderer: Renderer, prompt: Prompt) -> frozenset[int]:
+    """The tokens that end a completion: EOS, those of the model's generation settings, and the end of a turn, which is
+    tried with `prompt`."""
+    found = {renderer.tokenizer.eos_token_id}
+    settings = getattr(causal_model(model), "generation_config", None)
+    configured = getattr(settings, "eos_token_id", None)
+    if configured is not None:
+        found |= set(configured if isinstance(configured, list) else [configured])
+    [turn] = renderer.completion_ids([prompt], ["x"])
+    found.add(turn[-1])
+    return frozenset(found)
 
 
 def named_stop_tokens(sampling: Sampling, tokenizer: Any) -> frozenset[int]:

@@ -18,6 +18,9 @@ class Request:
     max_tokens: int | None = None
     """Longest completion, where it is less than the engine's limit."""
 
+    guided: Sequence[int] | None = None
+    """How many tokens of each completion an engine with a guide guides at most; all of them where it is not said."""
+
 
 @dataclass(frozen=True)
 class Completion:
@@ -26,6 +29,8 @@ class Completion:
     tokens: list[int]
     logprobs: list[float]
     finish: Literal["stop", "length"]
+    guided: int = 0
+    """So many of its first tokens were guided; their log-probabilities are those without guidance."""
 
 
 @dataclass

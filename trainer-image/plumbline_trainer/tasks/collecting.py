@@ -27,6 +27,7 @@ from plumbline_trainer.shaping import apply_shaping, credited
 from plumbline_trainer.tasks.critic import Critic
 from plumbline_trainer.tasks.evidence import EvidenceCollector
 from plumbline_trainer.tasks.exploring import Explorer
+from plumbline_trainer.tasks.guidance import GuidedRounds, learnt_tokens
 from plumbline_trainer.tasks.judging import Candidate, Judgement, gathered
 from plumbline_trainer.tasks.kept_solutions import KeptSolutions
 from plumbline_trainer.tasks.phases import count_as, timed
@@ -59,6 +60,7 @@ class Collector:
         curriculum: Curriculum,
         explorer: Explorer,
         kept: KeptSolutions,
+        rounds: GuidedRounds,
         *,
         reference: Reference | None,
         critic: Critic | None,
@@ -66,7 +68,7 @@ class Collector:
     ) -> None:
         self._spec, self._ranks, self._train = spec, ranks, train
         self._sampler, self._updates = sampler, updates
-        self._curriculum, self._explorer, self._kept = curriculum, explorer, kept
+        self._curriculum, self._explorer, self._kept, self._rounds = curriculum, explorer, kept, rounds
         self._reference, self._critic, self._max_steps = reference, critic, max_steps
         self._objective = spec.objective.value
         self._advantage = spec.estimator
@@ -113,9 +115,10 @@ class Collector:
         experiences = self._experiences(own, candidates, everyone, mine, estimated)
         added = self._explorer.demonstrations(demonstrated, rows)
         added += self._explorer.replayed(number, everyone, estimated, len(rows))
+        added += self._rounds.earlier(len(rows))
         if self._reference_moves:  # what an earlier rollout compared with is not the reference any more
             added = [replace(one, reference_logprobs=None) for one in added]
-        extra = [share for shares in self._ranks.gather([len(one.tokens) for one in added]) for share in shares]
+        extra = [share for shares in self._ranks.gather([learnt_tokens(one) for one in added]) for share in shares]
         metrics = {
             **self._metrics(judgement, everyone, mine, estimated),
             **self._once({**about_kl, **about_shaping, **self._curriculum.metrics(), **self._explorer.metrics()}),
@@ -124,11 +127,12 @@ class Collector:
             number,
             experiences + added,
             float(everyone.valid.sum()) + len(extra),
-            float(everyone.lengths[everyone.valid].sum()) + sum(extra),
+            float((everyone.lengths - everyone.guided_lengths)[everyone.valid].sum()) + sum(extra),
             metrics,
         )
         self._add_frozen_logprobs(rollout, phases)
         self._explorer.remember(number, experiences)
+        self._rounds.remember(number, experiences, everyone)
         return rollout, tokens
 
     def state_dict(self) -> dict[str, Any]:
@@ -139,6 +143,7 @@ class Collector:
             "kl_coefficient": self._kl_coefficient,
             "exploration": self._explorer.state_dict(),
             "solutions": self._kept.state_dict(),
+            "guidance": self._rounds.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -148,6 +153,7 @@ class Collector:
         self._kl_coefficient = state["kl_coefficient"]
         self._explorer.load_state_dict(state["exploration"])
         self._kept.load_state_dict(state["solutions"])
+        self._rounds.load_state_dict(state.get("guidance", {}))
 
     def _sample(self, judgement: Judgement, rows: list[int], number: int, phases: dict[str, float]) -> int:
         """Fills `judgement` with this rank's share of first and further samples; replaces `rows` that give way.
@@ -183,7 +189,7 @@ class Collector:
     ) -> int:
         """Samples and scores `wanted`; returns the tokens that were read and written. A collective of the ranks."""
         with timed(phases, "generate"):
-            candidates = self._sampler.sample(wanted, purpose, number)
+            candidates = self._sampler.sample(wanted, purpose, number, guided_within=self._rounds.within)
         with timed(phases, "verify"):
             scores = self._sampler.score_together(
                 [(one.row, one.text) for one in candidates], self._ranks, [one.slot for one in candidates]
@@ -277,6 +283,8 @@ class Collector:
             advantages_of_tokens = by_token[place, :length]
             if not everyone.valid[place] or not (self._keeps_all or bool((advantages_of_tokens != 0).any())):
                 continue
+            if everyone.guided_lengths[place] == length:
+                continue
             experience.advantages = advantages_of_tokens.float().clone()
             experience.reward = float(everyone.rewards[place])
             experience.prepared = prepared_for(needed, place, length)
@@ -292,7 +300,7 @@ class Collector:
             with timed(phases, "reference"):
                 missing = [one for one in rollout.experiences if one.reference_logprobs is None]
                 self._updates.reference_logprobs(self._reference, missing, poll)
-        if self._spec.rollout.updates_per_rollout > 1:
+        if self._spec.rollout.updates_per_rollout > 1 and not self._objective.guides:
             with timed(phases, "old_logprobs"):
                 missing = [one for one in rollout.experiences if one.old_logprobs is None]
                 self._updates.old_logprobs(missing, poll)

@@ -15,6 +15,7 @@ from plumbline_api.methods.rollout_engine import Vllm
 from plumbline_api.rlvr_job import RLVRJobSpec
 from plumbline_trainer.distributed import Ranks
 from plumbline_trainer.rollout.engine import Engine
+from plumbline_trainer.rollout.guidance import Guide
 from plumbline_trainer.rollout.limits import Limits, limits_of
 from plumbline_trainer.rollout.protocol import CompletionEngine
 
@@ -32,10 +33,12 @@ class Generators:
         tokenizer: Tokenizer,
         stop_tokens: frozenset[int],
         server: RolloutServer | None,
+        guide: Guide | None = None,
     ) -> None:
-        """`stop_tokens` are the model's own. Without a `server` the trainer generates with `model` itself."""
+        """`stop_tokens` are the model's own. Without a `server` the trainer generates with `model` itself, which a
+        `guide` may guide."""
         self._spec, self._model, self._tokenizer = spec, model, tokenizer
-        self._stop_tokens, self._server = stop_tokens, server
+        self._stop_tokens, self._server, self._guide = stop_tokens, server, guide
 
     @property
     def on_server(self) -> bool:
@@ -65,7 +68,7 @@ class Generators:
             self._server.close()
 
     def _embedded(self, limits: Limits) -> CompletionEngine:
-        return Engine(self._model, self._tokenizer, limits)
+        return Engine(self._model, self._tokenizer, limits, self._guide)
 
     def _served(self, server: RolloutServer, limits: Limits) -> CompletionEngine:
         return server.engine(limits, self._spec.rollout.sampling)

@@ -105,6 +105,7 @@ class Judgement:
             correct=(correct(spec, self.scores()) | injected) if count else injected,
             truncated=torch.tensor([completion.finish == "length" for completion in completions], dtype=torch.bool),
             logprobs=torch.zeros(0, 0) if logprobs is None else logprobs,
+            guided=torch.tensor([completion.guided for completion in completions], dtype=torch.long),
             components=self._components,
             texts=[candidate.text for candidate in self.candidates],
             columns=[columns[candidate.row] for candidate in self.candidates],

@@ -21,13 +21,14 @@ from plumbline_trainer.failures import CheckpointUnreadable
 from plumbline_trainer.modeling.adapters import add_lora
 from plumbline_trainer.modeling.compilation import compile_layers
 from plumbline_trainer.modeling.loading import load_policy
-from plumbline_trainer.modeling.logprobs import causal_model, check_head
+from plumbline_trainer.modeling.logprobs import check_head
 from plumbline_trainer.modeling.moving_reference import MovingReference
 from plumbline_trainer.modeling.reference import Reference, open_moving_reference, open_reference
 from plumbline_trainer.objectives.policy.entropy import POLICY_ENTROPY, EntropyState, first_state, next_state
 from plumbline_trainer.reporting.metrics import Metric
 from plumbline_trainer.rewards.scoring import Scores, check_error_shares
 from plumbline_trainer.rollout.experience import Rollout, decode_rollout, encode_rollout
+from plumbline_trainer.rollout.limits import ends_of
 from plumbline_trainer.rollout.protocol import CompletionEngine
 from plumbline_trainer.shaping import held_out_metrics
 from plumbline_trainer.stopping import StopRequest
@@ -36,6 +37,7 @@ from plumbline_trainer.tasks.critic import Critic, CriticInputs
 from plumbline_trainer.tasks.data_sets import load_data_sets, open_renderer, refuse_other_rows, rows_state
 from plumbline_trainer.tasks.exploring import Explorer
 from plumbline_trainer.tasks.generation import Generators, open_server
+from plumbline_trainer.tasks.guidance import GuidedRounds, attach_guidance
 from plumbline_trainer.tasks.judging import Candidate, Judgement
 from plumbline_trainer.tasks.kept_solutions import KeptSolutions
 from plumbline_trainer.tasks.layouts import model_layout
@@ -107,6 +109,7 @@ class RLVRTask:
             compile_layers(self.model)
         if spec.peft is not None:
             self.model = add_lora(self.model, spec.peft.value, seed=spec.training.seed)
+        guide = attach_guidance(spec, self.model)
         self._moving: MovingReference | None = None
         self._reference = self._open_reference(config, spec) if uses_reference(spec) else None
         self._critic = self._open_critic(config, spec, renderer)
@@ -118,7 +121,7 @@ class RLVRTask:
         self._average = ProximalAverage(self.model, objective.decay) if isinstance(objective, PpoEwma) else None
         self._scorer = open_scorer(config, self._pool, self.ranks.device)
         ends = stop_tokens(self.model, renderer, self.train)
-        self._generators = Generators(spec, self.model, self.tokenizer, ends, server)
+        self._generators = Generators(spec, self.model, self.tokenizer, ends, server, guide)
         sampler = self._sampler(self.train, self._generators.sampling_engine())
         logprobs = partial(self._updates.old_logprobs, poll=self.stop.raise_if_requested)
         self._collector = Collector(
@@ -130,10 +133,14 @@ class RLVRTask:
             curriculum_of(spec, self.train.rows),
             Explorer(spec, self.ranks, self.train, renderer, sampler, logprobs),
             KeptSolutions(spec, self.ranks, sampler, logprobs),
+            GuidedRounds(spec, self.ranks),
             reference=self._reference,
             critic=self._critic,
             max_steps=self.max_steps,
         )
+        self._unguided_metrics: dict[str, float] | None = None
+        """Held-out metrics of the model without guidance, which are the same in every evaluation."""
+
         self._entropy: EntropyState | None = None
         """The controller's state; None without one."""
 
@@ -189,6 +196,7 @@ class RLVRTask:
 
         `accuracy` is the share of completions that every judging component (`rlvr_metrics.judges`) gives at least 1.
         Metrics of shaping steps that measure held-out completions, and pass rates of sampled ones, stand beside it.
+        Where a head guides the model all are of the guided policy, and `unguided/accuracy` is the model's own.
         """
         if self.evaluation is None:
             return {}
@@ -205,7 +213,8 @@ class RLVRTask:
         own |= self._pass_rates(sampler, wanted)
         metrics = self.ranks.sum_metrics(own)
         check_error_shares(self._spec.rewards, metrics)
-        return {name: metric.value for name, metric in metrics.items()}
+        found = {name: metric.value for name, metric in metrics.items()}
+        return {**found, **self._unguided(sampler, wanted, len(self.evaluation.rows))}
 
     def step_done(self, step: int) -> None:
         """Updates the critic, the reference, and the coefficient of entropy by what was measured in the step."""
@@ -283,6 +292,17 @@ class RLVRTask:
         rollout = judgement.rollout(self._spec, columns, self._steps_done, self.max_steps)
         return held_out_metrics([choice.value for choice in self._spec.shaping], rollout)
 
+    def _unguided(self, sampler: Sampler, wanted: Sequence[Wanted], calls: int) -> dict[str, float]:
+        """The accuracy of the model itself, where a head guides it; measured once, since it stays as it is."""
+        if not self._spec.objective.value.guides:
+            return {}
+        if self._unguided_metrics is None:
+            candidates = sampler.sample(wanted, "evaluation", 0, greedy=True, guided_within=0)
+            own = score_metrics(self._spec, sampler.score(candidates, calls))
+            metrics = self.ranks.sum_metrics({"unguided/accuracy": own["accuracy"]})
+            self._unguided_metrics = {name: metric.value for name, metric in metrics.items()}
+        return self._unguided_metrics
+
     def _pass_rates(self, sampler: Sampler, prompts: Sequence[Wanted]) -> dict[str, Metric]:
         """Of sampled completions, whose random numbers are the same in every evaluation."""
         samples = self._spec.evaluation.samples
@@ -336,15 +356,8 @@ def _reordered(config: TrainerConfig) -> RLVRJobSpec:
 
 
 def stop_tokens(model: nn.Module, renderer: Renderer, data: PromptData) -> frozenset[int]:
-    """The tokens that end a completion: EOS, those of the model's generation settings, and the end of a turn."""
-    found = {renderer.tokenizer.eos_token_id}
-    settings = getattr(causal_model(model), "generation_config", None)
-    configured = getattr(settings, "eos_token_id", None)
-    if configured is not None:
-        found |= set(configured if isinstance(configured, list) else [configured])
-    [turn] = renderer.completion_ids([data.rows[0].prompt], ["x"])
-    found.add(turn[-1])
-    return frozenset(found)
+    """The tokens that end a completion of the data's prompts."""
+    return ends_of(model, renderer, data.rows[0].prompt)
 
 
 def build(config: TrainerConfig, ranks: Ranks, stop: StopRequest) -> RLVRTask:

@@ -84,9 +84,10 @@ def generation_metrics(figures: GenerationFigures, world_size: int) -> dict[str,
 
 
 def entropy(completions: Sequence[Completion]) -> Metric:
-    """The policy's entropy a token, estimated without bias by -log pi(y_t) where sampling truncates nothing."""
-    tokens = sum(len(completion.tokens) for completion in completions)
-    return Metric(-sum(sum(completion.logprobs) for completion in completions), float(tokens))
+    """The policy's entropy a token, estimated without bias by -log pi(y_t) where sampling truncates nothing; guided
+    tokens, which it did not sample, have no say."""
+    own = [completion.logprobs[completion.guided :] for completion in completions]
+    return Metric(-sum(sum(logprobs) for logprobs in own), float(sum(len(logprobs) for logprobs in own)))
 
 
 def signal_metrics(estimated: Tensor, valid: Tensor, groups: Tensor) -> dict[str, Metric]:

@@ -12,6 +12,7 @@ from plumbline_trainer.data.rows import PromptRow
 from plumbline_trainer.distributed import Ranks
 from plumbline_trainer.reporting.metrics import Metric, merge
 from plumbline_trainer.rewards.scoring import Sample, Scorer, Scores, check_error_shares
+from plumbline_trainer.rollout.guidance import switches
 from plumbline_trainer.rollout.protocol import CompletionEngine
 from plumbline_trainer.rollout.requests import Completion, GenerationFigures, Request
 from plumbline_trainer.rollout.sampling import Stream
@@ -69,21 +70,21 @@ class Sampler:
         *,
         greedy: bool = False,
         numbers: Sequence[int] | None = None,
+        guided_within: int | None = None,
     ) -> list[Candidate]:
         """Candidates in the order of `wanted`.
 
+        Where something guides the model it does so before a token drawn evenly below `guided_within` for each
+        completion, or throughout.
         Random numbers belong to (seed, purpose, number, slot, sample), or to `numbers` in place of slots.
         """
         seed = self._spec.training.seed
         owners = [one.slot for one in wanted] if numbers is None else [value % 2**32 for value in numbers]
-        requests = [
-            Request(
-                one.prompt_ids,
-                [Stream(seed, purpose, number, owner, one.first + sample) for sample in range(one.samples)],
-                one.max_tokens,
-            )
-            for one, owner in zip(wanted, owners, strict=True)
-        ]
+        requests = []
+        for one, owner in zip(wanted, owners, strict=True):
+            streams = [Stream(seed, purpose, number, owner, one.first + sample) for sample in range(one.samples)]
+            guided = None if guided_within is None else switches(streams, guided_within)
+            requests.append(Request(one.prompt_ids, streams, one.max_tokens, guided))
         groups = self._engine.generate(requests, None if greedy else self._spec.rollout.sampling, self._poll)
         self._figures += self._engine.last_figures
         texts = self.texts([completion for group in groups for completion in group])

@@ -16,6 +16,7 @@ from plumbline_trainer.modeling.linear_head import LOGIT_ELEMENTS
 from plumbline_trainer.modeling.logprobs import laid_out, predicting_states, token_logprobs
 from plumbline_trainer.modeling.reference import Reference
 from plumbline_trainer.modeling.scoring import evaluating
+from plumbline_trainer.modeling.success_head import success_head
 from plumbline_trainer.modeling.token_entropy import token_logprobs_and_entropy
 from plumbline_trainer.objectives.policy.inputs import PolicyTokens, StepCounts
 from plumbline_trainer.objectives.policy.loss import policy_loss
@@ -69,6 +70,8 @@ class Updates:
         self, micro_batch: MicroBatch, entropy_coefficient: float | None = None
     ) -> tuple[Tensor, dict[str, Metric]]:
         """The micro-batch's share of the step's loss, the critic's included, and its metrics."""
+        if self._objective.guides:
+            return self._guidance_loss(micro_batch)
         sequences = micro_batch.sequences
         states = predicting_states(self._model, sequences)
         measures_entropy = self._objective.needs_entropy or entropy_coefficient is not None
@@ -91,6 +94,18 @@ class Updates:
             of_critic, about_critic = self._critic_loss(micro_batch, states)
             share, metrics = share + of_critic, metrics | about_critic
         return share, metrics
+
+    def _guidance_loss(self, micro_batch: MicroBatch) -> tuple[Tensor, dict[str, Metric]]:
+        """That of the head beside the model, of which only the taken tokens' logits are made."""
+        sequences = micro_batch.sequences
+        head = success_head(self._model)
+        sampled = self._laid([experience.sampled_logprobs for experience in micro_batch.experiences])
+        assert head is not None and sampled is not None
+        with evaluating(self._model), torch.no_grad():
+            states = predicting_states(self._model, sequences)
+        logits = laid_out(head(states, sequences.targets[sequences.mask]), sequences.mask)
+        tokens = replace(self._tokens(micro_batch, sampled), success_logits=logits)
+        return policy_loss(self._objective, tokens, micro_batch.counts, aggregation=self._aggregation)
 
     def objective_gradient(self, rollout: Rollout) -> Tensor:
         """[P] float32 on the CPU: this rank's share of the gradient of the bare objective for all trained parameters.

@@ -17,6 +17,7 @@ from plumbline_api.methods.policy import (  # noqa: F401  (importing a module de
     regularized_gradient,
     sequence_ratio,
     soft_clip,
+    value_guidance,
     verdicts,
 )
 from plumbline_api.methods.policy.family import PolicyObjective

@@ -41,6 +41,9 @@ class PolicyObjective(Family):
     conditions_on_return: ClassVar[bool] = False
     """Whether prompts carry a label of the reward: the good one for sampling, each completion's own for the loss."""
 
+    guides: ClassVar[bool] = False
+    """Whether the model stays as it is, and a head beside it learns to guide its sampling."""
+
     @property
     def weighs_by_samples(self) -> bool:
         """Whether a prompt weighs more in the loss for having more samples, unless that is made up for."""

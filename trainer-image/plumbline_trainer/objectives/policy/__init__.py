@@ -23,5 +23,6 @@ from plumbline_trainer.objectives.policy import (  # noqa: F401
     sequence_ratio,
     soft_clip,
     token_selection,
+    value_guidance,
     verdicts,
 )

@@ -52,6 +52,9 @@ class PolicyTokens:
     entropy: Tensor | None = None
     """[B, T] of the policy's distribution over the vocabulary at each token, with gradient; None where not needed."""
 
+    success_logits: Tensor | None = None
+    """[B, T] log-odds that a completion succeeds after each token, with gradient; None where nothing predicts it."""
+
     rewards: Tensor | None = None
     """[B] after shaping."""
 
@@ -119,6 +122,7 @@ class PolicyTokens:
             sampled_logprobs=of(self.sampled_logprobs),
             reference_logprobs=of(self.reference_logprobs),
             entropy=of(self.entropy),
+            success_logits=of(self.success_logits),
             rewards=of(self.rewards),
             groups=of(self.groups),
             prepared={name: values[index] for name, values in self.prepared.items()},
