@@ -36,8 +36,11 @@ def keeping_scale() -> Expression:
 
 def _by_default(objectives: list[str]) -> list[Expression]:
     """No advantage is named, and the objective is one of `objectives`."""
-    if len(objectives) == len(DEFAULT_ADVANTAGES):
+    others = [objective for objective in DEFAULT_ADVANTAGES if objective not in objectives]
+    if not others:
         return [~has("advantage")]
+    if len(others) < len(objectives):  # the shorter rule of the two
+        return [~has("advantage") & ~any_of([has(f"objective.{key}") for key in others])]
     return [~has("advantage") & any_of([has(f"objective.{key}") for key in objectives])] if objectives else []
 
 

@@ -194,5 +194,5 @@ PAPERS = (
     Paper(
         "Qsharp: Provably Optimal Distributional RL for LLM Post-Training", ("guided decoding by a regularized value",)
     ),
-    Paper("B-Coder: Value-Based Deep Reinforcement Learning for Program Synthesis", ("programs by a value function",)),
+    Paper("B-Coder: Value-Based Deep Reinforcement Learning for Program Synthesis", ("conservativeBellman",)),
 )

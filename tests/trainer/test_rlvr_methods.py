@@ -68,7 +68,19 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "reference": {"update": {"mix": 0.5, "everySteps": 2}},
         "peft": {"lora": {"rank": 2}},
     },
+    "partial-solutions": {
+        "objective": {"mleAugmented": {"partialSolutions": "arithmeticPrograms"}},
+        "rollout.updatesPerRollout": 2,
+    },
     "kept-solutions": {"objective": {"expertIteration": {"keepSolutions": 2}}, "rollout.updatesPerRollout": 2},
+    "values-of-replayed-samples": {
+        "objective": {"conservativeBellman": {"discount": 0.9}},
+        "critic": {"shared": {"trunkCoefficient": 0.5}},
+        "kl": {"reward": {}},
+        "exploration.rescue": {"gold": {}},
+        "exploration.replay": {"selective": {}},
+        "rollout.updatesPerRollout": 2,
+    },
     **{
         f"demonstrations-{objective}": {
             "objective": {objective: {}},

@@ -59,6 +59,9 @@ def random_tokens(rows: int = 6, width: int = 5, *, on_policy: bool = False, see
         sampled_logprobs=logprobs.detach() if old is None else old + 0.1 * draw(rows, width),
         reference_logprobs=logprobs.detach() + 0.3 * draw(rows, width),
         entropy=draw(rows, width).abs().requires_grad_(),
+        values=draw(rows, width).requires_grad_(),
+        gaps=(-draw(rows, width).abs()).requires_grad_(),
+        reference_gaps=-draw(rows, width).abs(),
         rewards=draw(rows),
         groups=torch.arange(rows) // 2,
     )

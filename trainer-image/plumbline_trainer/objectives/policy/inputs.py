@@ -52,6 +52,15 @@ class PolicyTokens:
     entropy: Tensor | None = None
     """[B, T] of the policy's distribution over the vocabulary at each token, with gradient; None where not needed."""
 
+    values: Tensor | None = None
+    """[B, T] of the critic for the state before each token, with gradient; None where no objective learns them."""
+
+    gaps: Tensor | None = None
+    """[B, T] how far the token's logit is below the largest of its position, with gradient; None as for `values`."""
+
+    reference_gaps: Tensor | None = None
+    """[B, T] the same of the token that the reference would write there greedily, without gradient."""
+
     rewards: Tensor | None = None
     """[B] after shaping."""
 
@@ -119,6 +128,9 @@ class PolicyTokens:
             sampled_logprobs=of(self.sampled_logprobs),
             reference_logprobs=of(self.reference_logprobs),
             entropy=of(self.entropy),
+            values=of(self.values),
+            gaps=of(self.gaps),
+            reference_gaps=of(self.reference_gaps),
             rewards=of(self.rewards),
             groups=of(self.groups),
             prepared={name: values[index] for name, values in self.prepared.items()},
