@@ -334,8 +334,8 @@ _OF_BLOCKS = (
         "reference-without-penalty",
         {"spec.reference": _BASE},
         "reference",
-        "reference must not be set without kl or the objective rpgReference, which compare the policy with it: "
-        "it would not be used",
+        "reference must not be set without kl or the objective conservativeBellman, rpgReference, which compare the "
+        "policy with it: it would not be used",
     ),
     *(
         _bad(

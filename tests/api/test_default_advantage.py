@@ -21,8 +21,11 @@ OWN = {
     "redDrop": CENTRED,
     "redWeight": CENTRED,
     "reinforce": {"leaveOneOut": {}},
+    "conservativeBellman": {"none": {}},
 }
 """Objectives whose papers do not divide by the standard deviation of the group."""
+
+WITH_A_CRITIC = {member.member_key for member in PolicyObjective.members() if member.learns_values}
 
 
 def estimator(patch: dict[str, Any]) -> dict[str, Any]:
@@ -34,7 +37,8 @@ def estimator(patch: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("objective", [member.member_key for member in PolicyObjective.members()])
 def test_it_is_that_of_the_objectives_paper(objective: str) -> None:
     expected = OWN.get(objective, {"groupRelative": {"normalize": "std", "epsilon": 1e-4}})
-    assert estimator({"spec.objective": {objective: {}}}) == expected
+    critic = {"spec.critic": {"shared": {}}} if objective in WITH_A_CRITIC else {}
+    assert estimator({"spec.objective": {objective: {}}, **critic}) == expected
 
 
 @pytest.mark.parametrize("objective", ["drGrpo", "grpo"])
