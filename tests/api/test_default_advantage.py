@@ -57,6 +57,8 @@ def test_what_is_stored_does_not_name_it_so_that_it_stays_the_objectives() -> No
 def test_the_fields_description_tells_it() -> None:
     description = RLVRJobSpec.model_fields["advantage"].description
     assert description is not None
-    assert f"groupRelative (normalize none) with {', '.join(key for key in OWN if key != 'reinforce')};" in description
+    centred = ", ".join(objective for objective, advantage in OWN.items() if advantage == CENTRED)
+    assert f"groupRelative (normalize none) with {centred};" in description
+    assert "none with conservativeBellman; " in description
     assert "leaveOneOut with reinforce; " in description
     assert description.endswith("else groupRelative).")
