@@ -401,11 +401,14 @@ _OF_BLOCKS = (
         f"critic must not be set without an advantage that uses its values ({_WITH_VALUES}) or the objective "
         f"{_LEARNING_VALUES}",
     ),
-    _bad(
-        "partial-solutions-of-none-that-are-kept",
-        {"spec.objective": {"expertIteration": {"partialSolutions": "arithmeticPrograms"}}},
-        "objective.expertIteration.keepSolutions",
-        "keepSolutions must be at least 1 with partialSolutions, which are known by the solutions that are kept",
+    *(
+        _bad(
+            f"partial-solutions-of-none-that-{objective}-keeps",
+            {"spec.objective": {objective: {"partialSolutions": "arithmeticPrograms", "keepSolutions": 0}}},
+            f"objective.{objective}.keepSolutions",
+            "keepSolutions must be at least 1 with partialSolutions, which are known by the solutions that are kept",
+        )
+        for objective in ("expertIteration", "mleAugmented", "marginalLikelihood")
     ),
     _bad(
         "learnt-values-without-a-critic",
