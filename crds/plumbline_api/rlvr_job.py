@@ -50,6 +50,7 @@ _JUDGED_BY_THE_TOTAL = [
     for member in Advantage.members()
     if member.needs_values or member.needs_greedy or member.needs_continuations
 ]
+_LEARNING_VALUES = [member.member_key for member in PolicyObjective.members() if member.learns_values]
 _WITH_ENTROPY_OR_REFERENCE = [
     member.member_key for member in PolicyObjective.members() if member.needs_entropy or member.needs_reference
 ]
@@ -277,9 +278,26 @@ class RLVRJobSpec(JobSpec):
             path="critic",
         ),
         Rule(
-            any_of([has(f"advantage.{key}") for key in _WITH_VALUES]).when(has("critic")),
-            f"critic must not be set without an advantage that uses its values: {', '.join(_WITH_VALUES)}",
+            any_of(
+                [
+                    *(has(f"advantage.{key}") for key in _WITH_VALUES),
+                    *(has(f"objective.{key}") for key in _LEARNING_VALUES),
+                ]
+            ).when(has("critic")),
+            f"critic must not be set without an advantage that uses its values ({', '.join(_WITH_VALUES)}) or the objective {', '.join(_LEARNING_VALUES)}",
             path="critic",
+        ),
+        Rule(
+            has("critic.shared").when(any_of([has(f"objective.{key}") for key in _LEARNING_VALUES])),
+            f"critic.shared must be set with the objective {', '.join(_LEARNING_VALUES)}, which trains its values",
+            path="critic",
+        ),
+        Rule(
+            any_of([has("advantage.none"), ~has("advantage")]).when(
+                any_of([has(f"objective.{key}") for key in _LEARNING_VALUES])
+            ),
+            f"advantage must not be set with the objective {', '.join(_LEARNING_VALUES)}, which learns from rewards: it would not be used",
+            path="advantage",
         ),
         Rule(
             has("critic.frozen").when(any_of([has(f"advantage.{key}") for key in _WITH_FROZEN_VALUES])),

@@ -135,12 +135,10 @@ def has(path: str) -> Expression:
 
 def any_of(expressions: list[Expression]) -> Expression:
     """At least one holds; false for an empty list."""
-    if not expressions:
-        return _literal(False)
-    result = expressions[0]
-    for expression in expressions[1:]:
-        result = result | expression
-    return result
+    if len(expressions) < 2:
+        return expressions[0] if expressions else _literal(False)
+    alternatives = " || ".join(expression.cel for expression in expressions)
+    return Expression(f"({alternatives})", lambda d: any(expression.evaluate(d) for expression in expressions))
 
 
 def some(path: str, variable: str, condition: Callable[[Callable[[str], Expression]], Expression]) -> Expression:

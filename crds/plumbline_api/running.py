@@ -102,7 +102,7 @@ class SampledEvaluation(Evaluation):
         0,
         ge=0,
         le=1024,
-        description="Completions that are sampled of each held-out prompt besides the greedy one, as rollouts sample: pass_at/k is the chance that one of k is right, for k = 1, 2, 4 and so on up to this number; 0 samples none.",
+        description="Completions that are sampled of each held-out prompt besides the greedy one, as rollouts sample: pass_at/k is the chance that one of k is right, for k = 1, 2, 4 and so on up to this number; reranked_accuracy is how often the one is right that values rank highest, where an objective learns them; 0 samples none.",
     )
 
 

@@ -11,6 +11,7 @@ from tests.api.valid_specs import REMOVED, ROLLOUT_SERVER
 
 _GROUP_BASELINES = ", ".join(member.member_key for member in Advantage.members() if member.needs_group)
 _WITH_VALUES = ", ".join(member.member_key for member in Advantage.members() if member.needs_values)
+_LEARNING_VALUES = ", ".join(member.member_key for member in PolicyObjective.members() if member.learns_values)
 _ON_POLICY = ", ".join(member.member_key for member in PolicyObjective.members() if member.strictly_on_policy)
 _OF_WHOLE_GROUPS = ", ".join(
     member.member_key
@@ -333,8 +334,8 @@ _OF_BLOCKS = (
         "reference-without-penalty",
         {"spec.reference": _BASE},
         "reference",
-        "reference must not be set without kl or the objective rpgReference, which compare the policy with it: "
-        "it would not be used",
+        "reference must not be set without kl or the objective conservativeBellman, rpgReference, which compare the "
+        "policy with it: it would not be used",
     ),
     *(
         _bad(
@@ -397,7 +398,34 @@ _OF_BLOCKS = (
         "values-that-nobody-uses",
         {"spec.critic": {"shared": {}}},
         "critic",
-        f"critic must not be set without an advantage that uses its values: {_WITH_VALUES}",
+        f"critic must not be set without an advantage that uses its values ({_WITH_VALUES}) or the objective "
+        f"{_LEARNING_VALUES}",
+    ),
+    *(
+        _bad(
+            f"partial-solutions-of-none-that-{objective}-keeps",
+            {"spec.objective": {objective: {"partialSolutions": "arithmeticPrograms", "keepSolutions": 0}}},
+            f"objective.{objective}.keepSolutions",
+            "keepSolutions must be at least 1 with partialSolutions, which are known by the solutions that are kept",
+        )
+        for objective in ("expertIteration", "mleAugmented", "marginalLikelihood")
+    ),
+    _bad(
+        "learnt-values-without-a-critic",
+        {"spec.objective": {"conservativeBellman": {}}},
+        "critic",
+        f"critic.shared must be set with the objective {_LEARNING_VALUES}, which trains its values",
+    ),
+    _bad(
+        "advantages-of-learnt-values",
+        {
+            "spec.objective": {"conservativeBellman": {}},
+            "spec.critic": {"shared": {}},
+            "spec.advantage": {"gae": {}},
+        },
+        "advantage",
+        f"advantage must not be set with the objective {_LEARNING_VALUES}, which learns from rewards: "
+        "it would not be used",
     ),
     _bad(
         "frozen-values-that-learn",

@@ -192,5 +192,5 @@ PAPERS = (
         "Lean and Mean: Decoupled Value Policy Optimization with Global Value Guidance", ("values from another model",)
     ),
     Paper("Qsharp: Provably Optimal Distributional RL for LLM Post-Training", ("qSharp",)),
-    Paper("B-Coder: Value-Based Deep Reinforcement Learning for Program Synthesis", ("programs by a value function",)),
+    Paper("B-Coder: Value-Based Deep Reinforcement Learning for Program Synthesis", ("conservativeBellman",)),
 )

@@ -22,8 +22,11 @@ OWN = {
     "redWeight": CENTRED,
     "reinforce": {"leaveOneOut": {}},
     "qSharp": {"none": {}},
+    "conservativeBellman": {"none": {}},
 }
 """Objectives whose papers do not divide by the standard deviation of the group."""
+
+WITH_A_CRITIC = {member.member_key for member in PolicyObjective.members() if member.learns_values}
 
 
 def estimator(patch: dict[str, Any]) -> dict[str, Any]:
@@ -35,7 +38,8 @@ def estimator(patch: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("objective", [member.member_key for member in PolicyObjective.members()])
 def test_it_is_that_of_the_objectives_paper(objective: str) -> None:
     expected = OWN.get(objective, {"groupRelative": {"normalize": "std", "epsilon": 1e-4}})
-    assert estimator({"spec.objective": {objective: {}}}) == expected
+    critic = {"spec.critic": {"shared": {}}} if objective in WITH_A_CRITIC else {}
+    assert estimator({"spec.objective": {objective: {}}, **critic}) == expected
 
 
 @pytest.mark.parametrize("objective", ["drGrpo", "grpo"])
@@ -54,6 +58,9 @@ def test_what_is_stored_does_not_name_it_so_that_it_stays_the_objectives() -> No
 def test_the_fields_description_tells_it() -> None:
     description = RLVRJobSpec.model_fields["advantage"].description
     assert description is not None
-    assert f"groupRelative (normalize none) with {', '.join(key for key in OWN if OWN[key] == CENTRED)};" in description
+    centred = ", ".join(objective for objective, advantage in OWN.items() if advantage == CENTRED)
+    assert f"groupRelative (normalize none) with {centred};" in description
+    without = {f"none with {one}; " for one in ("conservativeBellman, qSharp", "qSharp, conservativeBellman")}
+    assert any(one in description for one in without)
     assert "leaveOneOut with reinforce; " in description
     assert description.endswith("else groupRelative).")

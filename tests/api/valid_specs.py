@@ -29,6 +29,7 @@ from plumbline_api.methods.optimization import OptimizerChoice, PeftChoice, Sche
 from plumbline_api.methods.pairing import Pairing
 from plumbline_api.methods.pairing_choice import PairingChoice
 from plumbline_api.methods.policy.choice import PolicyObjectiveChoice
+from plumbline_api.methods.policy.family import PolicyObjective
 from plumbline_api.methods.policy_aggregation import PolicyAggregationChoice
 from plumbline_api.methods.preference.choice import PreferenceObjectiveChoice
 from plumbline_api.methods.prompt_generator import PromptGenerator, PromptGeneratorChoice
@@ -210,6 +211,8 @@ def _around(member: type[Family]) -> Document:
         return {"spec.critic": _PARAMETERS_OF_CRITICS["frozen" if member.needs_frozen_values else "shared"]}
     if issubclass(member, (Critic, ValueLoss)):
         return {"spec.advantage": {"frozenValue": {}} if member.member_key == "frozen" else {"gae": {}}}
+    if issubclass(member, PolicyObjective) and member.learns_values:
+        return {"spec.critic": _PARAMETERS_OF_CRITICS["shared"]}
     if issubclass(member, WeightSync):
         needed = {"lora": {"spec.peft": {"lora": {}}}, "none": {"spec.offPolicyCorrection": {"truncated": {}}}}
         return {"spec.rollout.engine": {"vllm": ROLLOUT_SERVER}, **needed.get(member.member_key, {})}

@@ -14,6 +14,7 @@ from plumbline_api.base import Family
 from plumbline_api.contract import TrainerConfig
 from plumbline_api.methods.advantage.family import Advantage
 from plumbline_api.methods.critic import Categorical, Critic, CrossEntropy, ValueLoss
+from plumbline_api.methods.policy.family import PolicyObjective
 from plumbline_api.methods.shaping.family import Shaping
 
 WORDS = ["<bos>", "<eos>", "<unk>", *"abcdefgh", *"0123", "Hint:", "answer", "is"]
@@ -94,6 +95,8 @@ def around(member: type[Family], values: Path) -> dict[str, Any]:
     if issubclass(member, Advantage) and member.needs_frozen_values:
         return {"critic": frozen(values)}
     if issubclass(member, Advantage) and member.needs_values:
+        return {"critic": {"shared": {"trunkCoefficient": 0.5}}}
+    if issubclass(member, PolicyObjective) and member.learns_values:
         return {"critic": {"shared": {"trunkCoefficient": 0.5}}}
     if issubclass(member, (Critic, ValueLoss)):
         estimator = "frozenValue" if member.member_key == "frozen" else "gae"

@@ -78,7 +78,19 @@ SETTINGS: dict[str, dict[str, Any]] = {
             }
         ]
     },
+    "partial-solutions": {
+        "objective": {"mleAugmented": {"partialSolutions": "arithmeticPrograms"}},
+        "rollout.updatesPerRollout": 2,
+    },
     "kept-solutions": {"objective": {"expertIteration": {"keepSolutions": 2}}, "rollout.updatesPerRollout": 2},
+    "values-of-replayed-samples": {
+        "objective": {"conservativeBellman": {"discount": 0.9}},
+        "critic": {"shared": {"trunkCoefficient": 0.5}},
+        "kl": {"reward": {}},
+        "exploration.rescue": {"gold": {}},
+        "exploration.replay": {"selective": {}},
+        "rollout.updatesPerRollout": 2,
+    },
     **{
         f"demonstrations-{objective}": {
             "objective": {objective: {}},

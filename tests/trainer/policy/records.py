@@ -60,6 +60,9 @@ def random_tokens(rows: int = 6, width: int = 5, *, on_policy: bool = False, see
         reference_logprobs=logprobs.detach() + 0.3 * draw(rows, width),
         entropy=draw(rows, width).abs().requires_grad_(),
         success_logits=draw(rows, width).requires_grad_(),
+        values=draw(rows, width).requires_grad_(),
+        gaps=(-draw(rows, width).abs()).requires_grad_(),
+        reference_gaps=-draw(rows, width).abs(),
         rewards=draw(rows),
         groups=torch.arange(rows) // 2,
     )

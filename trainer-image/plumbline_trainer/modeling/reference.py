@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,10 +30,12 @@ class Reference:
     @torch.no_grad()
     def completion_logprobs(self, batch: SequenceBatch, *, temperature: float = 1.0) -> CompletionLogprobs:
         """As `modeling.logprobs.completion_logprobs`, without gradients."""
-        if has_adapter(self.model) and not self.own_adapter:
-            with adapter_off(self.model):
-                return completion_logprobs(self.model, batch, temperature=temperature)
-        return completion_logprobs(self.model, batch, temperature=temperature)
+        with self.in_place():
+            return completion_logprobs(self.model, batch, temperature=temperature)
+
+    def in_place(self) -> AbstractContextManager[None]:
+        """Within it `model` computes what the reference does."""
+        return adapter_off(self.model) if has_adapter(self.model) and not self.own_adapter else nullcontext()
 
 
 def open_reference(config: TrainerConfig, policy: nn.Module) -> Reference:

@@ -8,14 +8,12 @@ in the backward pass.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from plumbline_trainer.data.batches import SequenceBatch
-from plumbline_trainer.modeling.adapters import adapter_off, has_adapter
 from plumbline_trainer.modeling.linear_head import LOGIT_ELEMENTS
 from plumbline_trainer.modeling.logprobs import (
     causal_model,
@@ -43,7 +41,7 @@ def completion_kl(
     those of the reference are computed here. 0 where `batch.mask` is false. The gradient goes through the policy alone.
     Both models have the same vocabulary (see `open_reference`). With an adapter the reference may be the policy itself.
     """
-    with torch.no_grad(), _as_reference(reference):
+    with torch.no_grad(), reference.in_place():
         reference_states = predicting_states(reference.model, batch)
     return laid_out(token_kl(policy, reference, states, reference_states, logit_elements), batch.mask)
 
@@ -60,12 +58,12 @@ def token_kl(
     logits_of, reference_logits_of = logits_function(policy), logits_function(reference.model)
 
     def divergence(some: torch.Tensor, of_reference: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad(), _as_reference(reference):
+        with torch.no_grad(), reference.in_place():
             expected = reference_logits_of(of_reference).float().log_softmax(-1)
         logprobs = logits_of(some).float().log_softmax(-1)
         return (expected.exp() * (expected - logprobs)).sum(-1)
 
-    chunk = _chunk(policy, logit_elements)
+    chunk = positions_at_once(policy, logit_elements)
     parts = []
     for some, of_reference in zip(states.split(chunk), reference_states.split(chunk), strict=True):
         if torch.is_grad_enabled():
@@ -82,17 +80,14 @@ def token_statistic(
     statistic: Callable[[torch.Tensor], torch.Tensor],
     logit_elements: int = LOGIT_ELEMENTS,
 ) -> torch.Tensor:
-    """[N] float32, without gradient: `statistic` `[n, V]` -> `[n]` of the logits after hidden states `[N, H]`."""
+    """[N], without gradient: `statistic` `[n, V]` -> `[n]` of the float32 logits after hidden states `[N, H]`."""
     logits_of = logits_function(model)
-    return torch.cat([statistic(logits_of(some).float()) for some in states.split(_chunk(model, logit_elements))])
+    return torch.cat(
+        [statistic(logits_of(some).float()) for some in states.split(positions_at_once(model, logit_elements))]
+    )
 
 
-def _chunk(model: nn.Module, logit_elements: int) -> int:
+def positions_at_once(model: nn.Module, logit_elements: int) -> int:
     """Positions whose logits are made together."""
     vocabulary: int = causal_model(model).get_output_embeddings().weight.shape[0]
     return max(16, logit_elements // (LOGITS_AT_ONCE * vocabulary))
-
-
-def _as_reference(reference: Reference) -> AbstractContextManager[None]:
-    """Within it the reference's model computes what the reference does."""
-    return adapter_off(reference.model) if has_adapter(reference.model) else nullcontext()

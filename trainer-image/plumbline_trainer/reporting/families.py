@@ -175,6 +175,11 @@ TRAINING_FAMILIES = (
     TrainingFamily(
         "pass_at_ratio", "Held out: chance that at least one of k sampled completions is right.", ("pass_at/{k}",)
     ),
+    TrainingFamily(
+        "reranked_accuracy_ratio",
+        "Held out: share of prompts for which the sample that the learnt values rank highest is right.",
+        ("reranked_accuracy",),
+    ),
     TrainingFamily("reward_mean", "Mean weighted reward of a completion.", ("reward/mean",)),
     TrainingFamily("reward_component", "Mean value of one reward component.", ("reward/{component}",)),
     TrainingFamily("reward_error_ratio", "Share of a component's calls that failed.", ("reward_errors/{component}",)),
@@ -240,6 +245,11 @@ TRAINING_FAMILIES = (
         "curriculum",
         "What the curriculum knows of the prompts; bandits: value and chance of each category.",
         ("curriculum/{measure}",),
+    ),
+    TrainingFamily(
+        "kept_solutions",
+        "Solutions of the policy's own that are kept. whole: right completions; partial: beginnings of wrong ones.",
+        ("kept_solutions/{part}",),
     ),
     TrainingFamily("replay", "The store of samples that are used again.", ("replay/{measure}",)),
     TrainingFamily(

@@ -45,6 +45,9 @@ class Experience:
     with these its ratio is not 1 in the first update either."""
 
     reference_logprobs: Tensor | None = None
+    reference_tokens: Tensor | None = None
+    """int32 [T]: what the reference would have written in place of each token; None where nothing asks for it."""
+
     values: Tensor | None = None
     """The critic's, before the updates."""
 
@@ -92,6 +95,7 @@ def encode_rollout(rollout: Rollout, experiences: Sequence[Experience], metrics:
                 "reward": experience.reward,
                 "stale": experience.stale,
                 **{name: _pack(getattr(experience, name)) for name in _OF_TOKENS},
+                "reference_tokens": _pack(experience.reference_tokens),
                 "prepared": {
                     name: _pack(values) if values.dim() else float(values)
                     for name, values in experience.prepared.items()
@@ -122,6 +126,7 @@ def decode_rollout(state: dict[str, Any], rank: int, world_size: int) -> Rollout
                 entry["row"],
                 tokens.tolist(),
                 reward=entry["reward"],
+                reference_tokens=_unpack(entry["reference_tokens"], np.int32),
                 stale=entry["stale"],
                 prepared={name: values for name, values in prepared.items() if values is not None},
                 **of_tokens,

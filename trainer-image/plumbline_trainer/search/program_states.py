@@ -2,8 +2,9 @@
 
 A solution is partially correct if what it has computed after some step equals what a known correct solution has
 computed after one of its own (Ni et al. 2023, arXiv:2205.14318, sec. 3.2): that prefix is worth learning, whatever
-follows. A program here is lines of `name = expression` with numbers, names and + - * / // % **, as in solutions of word
-problems.
+follows. A program here is lines of `name = expression` with numbers, names and + - * / // % **, as in solutions of
+word problems, and of `print(expression)`, which shows a result and changes none. In a completion it stands where the
+verifier `code` looks for one: in a fenced block, or else it is the whole text.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import ast
 import math
 import operator
 from collections.abc import Callable, Iterable, Sequence
+
+from plumbline_trainer.rewards.program_text import program_span
 
 Number = int | float
 State = frozenset[Number]
@@ -40,14 +43,18 @@ def states(program: str) -> list[State]:
     for line in program.splitlines():
         if not line.strip():
             continue
-        name, expression = _assignment(line)
-        variables[name] = _value(expression, variables)
-        found.append(frozenset(_rounded(value) for value in variables.values()))
+        name, expression = _statement(line)
+        value = _value(expression, variables)
+        if name is not None:
+            variables[name] = value
+        found.append(_state(variables))
     return found
 
 
 def normal_form(program: str) -> str:
     """The program with variables named by their first assignment, so that two spellings of one program are equal.
+
+    The first lines of a program have the first lines of its normal form.
 
     Raises `ProgramError` for a line that is no assignment of an arithmetic expression.
     """
@@ -56,30 +63,48 @@ def normal_form(program: str) -> str:
     for line in program.splitlines():
         if not line.strip():
             continue
-        name, expression = _assignment(line)
+        name, expression = _statement(line)
         for node in ast.walk(expression):
             if isinstance(node, ast.Name):
                 node.id = names.get(node.id, node.id)
-        lines.append(f"{names.setdefault(name, f'v{len(names)}')} = {ast.unparse(expression)}")
+        said = ast.unparse(expression)
+        lines.append(f"print({said})" if name is None else f"{names.setdefault(name, f'v{len(names)}')} = {said}")
     return "\n".join(lines)
 
 
-def correct_prefix(program: str, known: Iterable[State]) -> str | None:
-    """The longest run of first lines whose state is one of `known`; None without any, or if that is all of it.
+def solution_key(text: str) -> str:
+    """What tells completions apart as solutions: the normal form of the program, or the text where there is none."""
+    begin, end = program_span(text)
+    try:
+        return normal_form(text[begin:end]) or text.strip()
+    except ProgramError:
+        return text.strip()
 
-    `known` are the states of correct solutions. A program that fails later on may still have such a prefix.
+
+def correct_prefix(program: str, known: Iterable[State]) -> str | None:
+    """The longest run of first lines, as they are written, whose state is one of `known`; None without any, or if that
+    is all of it.
+
+    `known` are the states of correct solutions. A program that fails later on may still have such a prefix. It shows no
+    result: a wrong program's is wrong.
     """
     wanted = set(known)
-    lines = [line for line in program.splitlines() if line.strip()]
-    for count in range(len(lines) - 1, 0, -1):
-        prefix = "\n".join(lines[:count])
-        try:
-            reached = states(prefix)[-1]
-        except ProgramError:
+    variables: dict[str, Number] = {}
+    found, last, offset = None, len(program.rstrip()), 0
+    for line in program.splitlines(keepends=True):
+        end, offset = offset + len(line.rstrip()), offset + len(line)
+        if not line.strip():
             continue
-        if reached in wanted:
-            return prefix
-    return None
+        try:
+            name, expression = _statement(line)
+            if name is None:
+                break
+            variables[name] = _value(expression, variables)
+        except ProgramError:
+            break
+        if end < last and _state(variables) in wanted:
+            found = program[:end]
+    return found
 
 
 def known_states(solutions: Sequence[str]) -> set[State]:
@@ -87,11 +112,19 @@ def known_states(solutions: Sequence[str]) -> set[State]:
     return {state for solution in solutions for state in states(solution)}
 
 
-def _assignment(line: str) -> tuple[str, ast.expr]:
+def _state(variables: dict[str, Number]) -> State:
+    return frozenset(_rounded(value) for value in variables.values())
+
+
+def _statement(line: str) -> tuple[str | None, ast.expr]:
+    """What a line computes, and the name that it gives to the result; None where it prints it."""
     try:
         [statement] = ast.parse(line.strip()).body
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         raise ProgramError(f"{line.strip()[:80]!r} is no line of a program") from error
+    match statement:
+        case ast.Expr(ast.Call(func=ast.Name("print"), args=[ast.expr() as shown], keywords=[])):
+            return None, shown
     if not isinstance(statement, ast.Assign) or len(statement.targets) != 1:
         raise ProgramError(f"{line.strip()[:80]!r} assigns no name")
     target = statement.targets[0]

@@ -30,6 +30,11 @@ class SolutionBuffer:
         kept[key] = list(tokens)
         return True
 
+    @property
+    def size(self) -> int:
+        """Solutions of all rows."""
+        return sum(map(len, self.solutions.values()))
+
     def of(self, row: int) -> Mapping[str, list[int]]:
         """The row's solutions by their keys, oldest first."""
         return self.solutions.get(row, {})

@@ -74,6 +74,9 @@ class Collector:
         self._advantage = spec.estimator
         self._reference_moves = spec.reference is not None and spec.reference.update is not None
         self._kl = None if spec.kl is None else spec.kl.value
+        self._compares_likelihoods = self._kl is not None or not self._objective.learns_values
+        """Whether something asks for log-probabilities under the reference where there is one."""
+
         self._kl_coefficient = self._kl.coefficient if isinstance(self._kl, KlInReward) else 0.0
         self._selection = None if spec.token_selection is None else spec.token_selection.value
         self._evidence = EvidenceCollector(spec, ranks, sampler, updates, train.prompt_ids)
@@ -117,11 +120,12 @@ class Collector:
         added += self._explorer.replayed(number, everyone, estimated, len(rows))
         added += self._rounds.earlier(len(rows))
         if self._reference_moves:  # what an earlier rollout compared with is not the reference any more
-            added = [replace(one, reference_logprobs=None) for one in added]
+            added = [replace(one, reference_logprobs=None, reference_tokens=None) for one in added]
         extra = [share for shares in self._ranks.gather([learnt_tokens(one) for one in added]) for share in shares]
         metrics = {
             **self._metrics(judgement, everyone, mine, estimated),
             **self._once({**about_kl, **about_shaping, **self._curriculum.metrics(), **self._explorer.metrics()}),
+            **self._once(self._kept.metrics()),
         }
         rollout = Rollout(
             number,
@@ -225,7 +229,7 @@ class Collector:
     ) -> tuple[JudgedRollout, dict[str, Metric]]:
         """The rollout with the critic's values, and with the KL penalty where it is part of the reward."""
         poll = self._ranks.stop.raise_if_requested
-        if self._critic is not None:
+        if self._critic is not None and not self._objective.learns_values:
             with timed(phases, "values"):
                 self._updates.values(own, self._critic, poll)
             table = self._evidence.table(candidates, [one.values for one in own], everyone)
@@ -276,7 +280,8 @@ class Collector:
         targets = None
         if self._critic is not None and isinstance(self._critic.parameters, TrainedCritic):
             self._critic.check(everyone)
-            targets = value_targets(self._advantage, self._critic.parameters.lambda_, everyone)
+            if not self._objective.learns_values:
+                targets = value_targets(self._advantage, self._critic.parameters.lambda_, everyone)
         experiences = []
         for experience, candidate, place in zip(own, candidates, mine.tolist(), strict=True):
             length = len(experience.tokens)
@@ -294,12 +299,16 @@ class Collector:
         return experiences
 
     def _add_frozen_logprobs(self, rollout: Rollout, phases: dict[str, float]) -> None:
-        """What updates compare with: log-probabilities under the reference, and the present ones for later updates."""
+        """What updates compare with: what the reference says, and present log-probabilities for later updates."""
         poll = self._ranks.stop.raise_if_requested
         if self._reference is not None:
             with timed(phases, "reference"):
-                missing = [one for one in rollout.experiences if one.reference_logprobs is None]
-                self._updates.reference_logprobs(self._reference, missing, poll)
+                if self._compares_likelihoods:
+                    missing = [one for one in rollout.experiences if one.reference_logprobs is None]
+                    self._updates.reference_logprobs(self._reference, missing, poll)
+                if self._objective.learns_values:
+                    missing = [one for one in rollout.experiences if one.reference_tokens is None]
+                    self._updates.reference_tokens(self._reference, missing, poll)
         if self._spec.rollout.updates_per_rollout > 1 and not self._objective.guides:
             with timed(phases, "old_logprobs"):
                 missing = [one for one in rollout.experiences if one.old_logprobs is None]

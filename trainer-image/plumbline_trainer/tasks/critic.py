@@ -127,7 +127,11 @@ class Critic:
             if states is None and self.shares_trunk:
                 with evaluating(self._policy):
                     states = predicting_states(self._policy, sequences)
-            outputs = self._outputs(sequences, states)
+            return self.estimates(sequences, states)
+
+    def estimates(self, sequences: SequenceBatch, states: Tensor | None = None) -> Tensor:
+        """As `values`, with the gradient that `loss` has: for losses of values that are not regression to returns."""
+        outputs = self._outputs(sequences, states)
         return laid_out(READINGS.of(self._loss)(self._loss, outputs), sequences.mask)
 
     def loss(

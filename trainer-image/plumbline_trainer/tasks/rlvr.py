@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from plumbline_api.contract import TrainerConfig
+from plumbline_api.methods.policy.conservative_bellman import ConservativeBellman
 from plumbline_api.methods.policy.decoupled import PpoEwma
 from plumbline_api.rlvr_job import RLVRJobSpec
 from plumbline_trainer.data.order import DataOrder
@@ -44,6 +45,7 @@ from plumbline_trainer.tasks.layouts import model_layout
 from plumbline_trainer.tasks.phases import timed
 from plumbline_trainer.tasks.prompting import TrainingPrompts, sampling_prompts
 from plumbline_trainer.tasks.proximal_average import ProximalAverage
+from plumbline_trainer.tasks.reranking import ValueRanking, picked_accuracy
 from plumbline_trainer.tasks.rlvr_columns import check_columns, check_held_out_columns, curriculum_of
 from plumbline_trainer.tasks.rlvr_data import PromptData, load_prompts, open_pool, open_scorer, spec_of, uses_reference
 from plumbline_trainer.tasks.rlvr_metrics import correct, judged, length_metrics, pass_at, score_metrics
@@ -118,6 +120,11 @@ class RLVRTask:
         prompts = TrainingPrompts(spec, self.train, renderer)
         self._updates = Updates(spec, self.model, layout, prompts, self.ranks.device, self._critic)
         objective = spec.objective.value
+        self._ranking: ValueRanking | None = None
+        """What picks one of several samples in evaluations; None where no values are learnt by which to do so."""
+
+        if isinstance(objective, ConservativeBellman) and self._critic is not None:
+            self._ranking = ValueRanking(objective, self.model, layout, self._critic, self.ranks.device)
         self._average = ProximalAverage(self.model, objective.decay) if isinstance(objective, PpoEwma) else None
         self._scorer = open_scorer(config, self._pool, self.ranks.device)
         ends = stop_tokens(self.model, renderer, self.train)
@@ -311,7 +318,13 @@ class RLVRTask:
         candidates = sampler.sample([replace(one, samples=samples) for one in prompts], "evaluation samples", 0)
         scores = sampler.score_together([(one.row, one.text) for one in candidates], self.ranks)
         slots = torch.tensor([candidate.slot for candidate in candidates])
-        return pass_at(correct(self._spec, scores), judged(self._spec, scores), slots)
+        right, with_verdict = correct(self._spec, scores), judged(self._spec, scores)
+        found = pass_at(right, with_verdict, slots)
+        if self._ranking is not None:
+            assert self.evaluation is not None
+            ranks = self._ranking.scores(candidates, self.evaluation.prompt_ids, self.stop.raise_if_requested)
+            found["reranked_accuracy"] = picked_accuracy(ranks, right, with_verdict, slots)
+        return found
 
     def _stay_near_average(self, average: ProximalAverage, rollout: Rollout) -> None:
         """Takes ratios to the average of weights as it is now, in every update."""

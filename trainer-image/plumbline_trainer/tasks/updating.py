@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from plumbline_api.rlvr_job import RLVRJobSpec
 from plumbline_trainer.data.batches import Layout, SequenceBatch, TokenSequence
 from plumbline_trainer.modeling.linear_head import LOGIT_ELEMENTS
+from plumbline_trainer.modeling.logit_gaps import greedy_tokens, logit_gaps, reference_greedy_tokens
 from plumbline_trainer.modeling.logprobs import laid_out, predicting_states, token_logprobs
 from plumbline_trainer.modeling.reference import Reference
 from plumbline_trainer.modeling.scoring import evaluating
@@ -77,6 +78,8 @@ class Updates:
         measures_entropy = self._objective.needs_entropy or entropy_coefficient is not None
         logprobs, entropy = self._logprobs(states, sequences, entropy=measures_entropy)
         tokens = replace(self._tokens(micro_batch, logprobs), entropy=entropy)
+        if self._objective.learns_values:
+            tokens = self._with_values(tokens, micro_batch, states)
         share, metrics = policy_loss(
             self._objective,
             tokens,
@@ -90,7 +93,7 @@ class Updates:
             gap = (tokens.logprobs.detach() - tokens.sampled_logprobs).abs()
             own = torch.tensor([not experience.stale for experience in micro_batch.experiences], device=self._device)
             metrics["sampler_gap"] = Metric.mean_of(gap, tokens.mask & own[:, None])
-        if self._critic is not None and self._critic.learns:
+        if self._critic is not None and self._critic.learns and not self._objective.learns_values:
             of_critic, about_critic = self._critic_loss(micro_batch, states)
             share, metrics = share + of_critic, metrics | about_critic
         return share, metrics
@@ -146,6 +149,17 @@ class Updates:
             found = reference.completion_logprobs(self.batch(group), temperature=self._temperature)
             for experience, values in zip(group, _rows(found.values, found.mask), strict=True):
                 experience.reference_logprobs = values
+            poll()
+
+    def reference_tokens(
+        self, reference: Reference, experiences: Sequence[Experience], poll: Callable[[], None]
+    ) -> None:
+        """Writes `reference_tokens` into `experiences`."""
+        for group in self.passes(experiences):
+            sequences = self.batch(group)
+            found = reference_greedy_tokens(reference, sequences).to(torch.int32)
+            for experience, tokens in zip(group, _rows(found, sequences.mask), strict=True):
+                experience.reference_tokens = tokens
             poll()
 
     def old_logprobs(self, experiences: Sequence[Experience], poll: Callable[[], None]) -> None:
@@ -225,6 +239,22 @@ class Updates:
             rewards=torch.tensor([experience.reward for experience in some], device=self._device),
             groups=torch.tensor([experience.slot for experience in some], device=self._device),
             prepared=self._prepared(some),
+        )
+
+    def _with_values(self, tokens: PolicyTokens, micro_batch: MicroBatch, states: Tensor) -> PolicyTokens:
+        """Also what an objective that learns values needs of the critic and of the logits."""
+        assert self._critic is not None
+        sequences, mask = micro_batch.sequences, micro_batch.sequences.mask
+        greedy = self._laid([experience.reference_tokens for experience in micro_batch.experiences])
+        assert greedy is not None
+        largest = greedy_tokens(self._model, states)
+        with torch.no_grad():
+            below = logit_gaps(self._model, states, greedy[mask].long(), largest)
+        return replace(
+            tokens,
+            values=self._critic.estimates(sequences, states),
+            gaps=laid_out(logit_gaps(self._model, states, sequences.targets[mask], largest), mask),
+            reference_gaps=laid_out(below, mask),
         )
 
     def _prepared(self, some: Sequence[Experience]) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from plumbline_api.base import Choice
 from plumbline_api.methods.policy import (  # noqa: F401  (importing a module declares its members)
     clipped,
+    conservative_bellman,
     consistency,
     covariance,
     decoupled,

@@ -10,6 +10,9 @@ from plumbline_api.base import Family
 CENTRED: Mapping[str, Any] = {"groupRelative": {"normalize": "none"}}
 """The advantage R - mean R."""
 
+WITHOUT_BASELINE: Mapping[str, Any] = {"none": {}}
+"""The reward in place of an advantage."""
+
 
 class PolicyObjective(Family):
     """The policy-gradient objective of an RLVR job: how advantages become a loss of each sampled token."""
@@ -37,6 +40,10 @@ class PolicyObjective(Family):
 
     uses_zero_advantages: ClassVar[bool] = False
     """Whether a completion with advantage 0 still has a gradient and must not be skipped."""
+
+    learns_values: ClassVar[bool] = False
+    """Whether its loss is one of values: those of a critic on the policy's own states, which it trains, and of tokens by
+    their logits. It uses rewards and no advantages."""
 
     conditions_on_return: ClassVar[bool] = False
     """Whether prompts carry a label of the reward: the good one for sampling, each completion's own for the loss."""

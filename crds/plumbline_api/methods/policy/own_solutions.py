@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+from typing import ClassVar, Literal
+
 from pydantic import Field
 
 from plumbline_api.methods.policy.family import PolicyObjective
+from plumbline_api.rules import Rule, field, has
 
 
 class OwnSolutions(PolicyObjective):
     """Parameters of the objectives that imitate a prompt's different right completions; not an objective itself."""
 
     uses_zero_advantages = True
+    rules: ClassVar = (
+        Rule(
+            (field("keepSolutions") >= 1).when(has("partialSolutions")),
+            "keepSolutions must be at least 1 with partialSolutions, which are known by the solutions that are kept",
+            path="keepSolutions",
+        ),
+    )
 
+    partial_solutions: Literal["arithmeticPrograms"] | None = Field(
+        None,
+        description="Also imitate the longest first lines of a wrong program that have computed what a kept solution had; solutions then differ by their programs, not their texts; default: neither.",
+    )
     keep_solutions: int = Field(
         8,
         ge=0,

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from pydantic import Field
 
-from plumbline_api.methods.policy.family import PolicyObjective
+from plumbline_api.methods.policy.family import WITHOUT_BASELINE, PolicyObjective
 
 
 class QSharp(PolicyObjective, key="qSharp"):
     """Q#: a head on the frozen model learns p, the chance that the model succeeds after each next token, from its own completions of what guided sampling began; guided logits are logits / temperature + Q / eta with Q = eta log(1 - p + p exp(1 / eta)) (Zhou et al. 2025, arXiv:2502.20548). The result is the model with the head beside it."""
 
     aggregation = "tokenMean"
-    advantage: ClassVar = {"none": {}}
+    advantage = WITHOUT_BASELINE
     uses_zero_advantages = True
     guides = True
 

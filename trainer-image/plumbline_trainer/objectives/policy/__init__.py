@@ -7,6 +7,7 @@ penalties, corrections and selections of tokens.
 from plumbline_trainer.objectives.policy import (  # noqa: F401
     aggregation,
     clipped,
+    conservative_bellman,
     consistency,
     covariance,
     decoupled,

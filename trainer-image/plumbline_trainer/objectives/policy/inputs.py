@@ -54,6 +54,14 @@ class PolicyTokens:
 
     success_logits: Tensor | None = None
     """[B, T] log-odds that a completion succeeds after each token, with gradient; None where nothing predicts it."""
+    values: Tensor | None = None
+    """[B, T] of the critic for the state before each token, with gradient; None where no objective learns them."""
+
+    gaps: Tensor | None = None
+    """[B, T] how far the token's logit is below the largest of its position, with gradient; None as for `values`."""
+
+    reference_gaps: Tensor | None = None
+    """[B, T] the same of the token that the reference would write there greedily, without gradient."""
 
     rewards: Tensor | None = None
     """[B] after shaping."""
@@ -123,6 +131,9 @@ class PolicyTokens:
             reference_logprobs=of(self.reference_logprobs),
             entropy=of(self.entropy),
             success_logits=of(self.success_logits),
+            values=of(self.values),
+            gaps=of(self.gaps),
+            reference_gaps=of(self.reference_gaps),
             rewards=of(self.rewards),
             groups=of(self.groups),
             prepared={name: values[index] for name, values in self.prepared.items()},

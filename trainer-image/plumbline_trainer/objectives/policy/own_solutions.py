@@ -7,10 +7,13 @@ With B the different right completions of a prompt and P(y) their probabilities,
     MML       -log sum_B P(y)                  gradient weights P(y) / sum_B P
     beta-MML  -(1/beta) log sum_B P(y)^beta    gradient weights P(y)^beta / sum_B P^beta
 
-MML is content with the likeliest solution and makes it likelier still; a smaller beta evens the weights out.
+MML is content with the likeliest solution and makes it likelier still; a smaller beta evens the weights out. B may hold
+beginnings of solutions, too, which have no end token: `tasks.kept_solutions` finds them.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -19,6 +22,7 @@ from plumbline_api.methods.policy.own_solutions import (
     ExpertIteration,
     MarginalLikelihood,
     MleAugmented,
+    OwnSolutions,
     ReturnConditioned,
 )
 from plumbline_trainer.objectives.policy.inputs import PolicyTokens, TokenLosses
@@ -26,6 +30,7 @@ from plumbline_trainer.objectives.policy.preparation import PREPARATIONS
 from plumbline_trainer.objectives.registry import implements
 from plumbline_trainer.reporting.metrics import Metric
 from plumbline_trainer.rollout.judged import JudgedRollout
+from plumbline_trainer.search.program_states import solution_key
 
 WEIGHT = "weight"
 """Name of the prepared tensor: [N], the weight of each completion."""
@@ -34,7 +39,7 @@ WEIGHT = "weight"
 @PREPARATIONS.implements(ExpertIteration)
 def imitated(parameters: ExpertIteration, rollout: JudgedRollout, advantages: Tensor) -> dict[str, Tensor]:
     """1 for the first `per_prompt` different right completions of each prompt, 0 for all others."""
-    return {WEIGHT: different_solutions(rollout, parameters.per_prompt).double()}
+    return {WEIGHT: different_solutions(rollout, parameters.per_prompt, key=key_of(parameters)).double()}
 
 
 @implements(ExpertIteration)
@@ -46,7 +51,7 @@ def expert_iteration(parameters: ExpertIteration, tokens: PolicyTokens) -> Token
 @PREPARATIONS.implements(MleAugmented)
 def solutions(parameters: MleAugmented, rollout: JudgedRollout, advantages: Tensor) -> dict[str, Tensor]:
     """1 for every different right completion of each prompt, 0 for all others."""
-    return {WEIGHT: different_solutions(rollout).double()}
+    return {WEIGHT: different_solutions(rollout, key=key_of(parameters)).double()}
 
 
 @implements(MleAugmented)
@@ -61,7 +66,7 @@ def group_shares(parameters: MarginalLikelihood, rollout: JudgedRollout, advanta
 
     The b completions of a prompt together then weigh as much as its n do in a mean over completions.
     """
-    chosen = different_solutions(rollout)
+    chosen = different_solutions(rollout, key=key_of(parameters))
     same = rollout.groups[:, None] == rollout.groups[None, :]
     size = (same & rollout.valid[None, :]).sum(dim=1).double()
     among = (same & chosen[None, :]).sum(dim=1).clamp(min=1)
@@ -98,8 +103,15 @@ def return_conditioned(parameters: ReturnConditioned, tokens: PolicyTokens) -> T
     return losses, {"likelihood_loss": Metric.mean_of(losses, tokens.mask)}
 
 
-def different_solutions(rollout: JudgedRollout, most: int | None = None) -> Tensor:
-    """[N] bool: the valid, right completions of each prompt, each text once and at most `most` of them, first come.
+def key_of(parameters: OwnSolutions) -> Callable[[str], str]:
+    """What tells solutions apart, by their texts: the text itself, or the program in it."""
+    return str.strip if parameters.partial_solutions is None else solution_key
+
+
+def different_solutions(
+    rollout: JudgedRollout, most: int | None = None, key: Callable[[str], str] = str.strip
+) -> Tensor:
+    """[N] bool: the valid, right completions of each prompt, each `key` once and at most `most` of them, first come.
 
     Without texts all are different.
     """
@@ -108,7 +120,7 @@ def different_solutions(rollout: JudgedRollout, most: int | None = None) -> Tens
     chosen = torch.zeros(len(rollout.rewards), dtype=torch.bool)
     for place in torch.nonzero(rollout.valid & rollout.correct)[:, 0].tolist():
         group = int(rollout.groups[place])
-        text = (group, rollout.texts[place].strip() if rollout.texts else str(place))
+        text = (group, key(rollout.texts[place]) if rollout.texts else str(place))
         if text in seen or (most is not None and count.get(group, 0) >= most):
             continue
         seen.add(text)

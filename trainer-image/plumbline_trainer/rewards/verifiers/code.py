@@ -13,7 +13,6 @@ from __future__ import annotations
 import ast
 import json
 import math
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,13 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from plumbline_api.methods.verifiers.code import Code
+from plumbline_trainer.rewards.program_text import program_span
 from plumbline_trainer.rewards.sandbox.confinement import Limits
 from plumbline_trainer.rewards.sandbox.shared import shared_sandbox
 from plumbline_trainer.rewards.sandbox.supervisor import Sandbox, run_script, run_test
 from plumbline_trainer.rewards.verifiers.registry import VERIFIERS, Verify, required_column
-
-_BLOCK = re.compile(r"^[ \t]*```[ \t]*([^\s`]*)[^\n]*\n(.*?)(?:^[ \t]*```[ \t]*$|\Z)", re.DOTALL | re.MULTILINE)
-_PYTHON = ("python", "py", "python3")
 
 
 @dataclass(frozen=True)
@@ -88,15 +85,9 @@ def code_tests(parameters: Code, code: Path | None) -> Verify:
 
 
 def extract_program(completion: str) -> str:
-    """The last fenced block that says it is Python, else the last one that says nothing, else the whole text.
-
-    A block that is still open at the end, as in a completion that was cut, counts.
-    """
-    blocks = [(language.lower(), text) for language, text in _BLOCK.findall(completion)]
-    for languages in (_PYTHON, ("",)):
-        if found := [text for language, text in blocks if language in languages]:
-            return str(found[-1])
-    return completion
+    """The text of `program_span`."""
+    begin, end = program_span(completion)
+    return completion[begin:end]
 
 
 def read_tests(value: Any, entry_point: str | None = None) -> list[Test]:

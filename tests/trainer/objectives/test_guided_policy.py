@@ -1,4 +1,4 @@
-"""Value-based learning on token trees: the analytic regularized policy, TD with a fixed greedy policy, re-ranking."""
+"""Value-based learning on token trees: the analytic regularized policy."""
 
 import itertools
 import math
@@ -12,13 +12,6 @@ from plumbline_trainer.objectives.guided_policy import (
     guided_logits,
     outcome_loss,
     regularized_value,
-)
-from plumbline_trainer.objectives.value_based import (
-    candidate_scores,
-    conservative_targets,
-    dueling_values,
-    implied_rewards,
-    temporal_difference_loss,
 )
 from tests.trainer.policy.bandit import minimize
 
@@ -162,83 +155,3 @@ def test_outcome_losses_ignore_what_is_masked():
     assert losses.tolist() == [[pytest.approx(math.log(2)), 0.0]]
     (gradient,) = torch.autograd.grad(losses.sum(), logits)
     assert gradient.tolist() == [[-0.5, 0.0]]
-
-
-def learnt_values(conservative: bool) -> tuple[Tensor, Tensor, list[tuple[int, ...]]]:
-    """TD to the fixed point over every transition of the tree; logits and V are free tables."""
-    place = {state: number for number, state in enumerate(STATES)}
-    fixed = torch.stack([REFERENCE[state] for state in STATES])
-    values = torch.zeros(len(STATES), VOCABULARY, dtype=torch.float64)
-    transitions = [(state, token) for state in STATES for token in range(VOCABULARY)]
-    after = [(*state, token) for state, token in transitions]
-    ended = torch.tensor([len(text) == LENGTH for text in after])
-    following = torch.tensor([place.get(text, 0) for text in after])
-    rewards = torch.tensor([REWARD.get(text, 0.0) for text in after], dtype=torch.float64)
-    for _ in range(LENGTH + 1):
-        chosen = fixed if conservative else values
-        targets = conservative_targets(
-            rewards[None], values[following][None], chosen[following][None], ended[None], discount=0.9
-        )
-        leaf = values.clone().requires_grad_()
-        loss = temporal_difference_loss(leaf.flatten()[None], targets, torch.ones(1, len(after), dtype=torch.bool))
-        # a step of length 1 on half a square lands on the target
-        values = values - torch.autograd.grad(loss.sum(), leaf)[0]
-    return values, fixed, STATES
-
-
-def test_the_conservative_backup_converges_to_the_value_of_the_fixed_greedy_policy():
-    values, fixed, states = learnt_values(conservative=True)
-    for number, state in enumerate(states):
-        for token in range(VOCABULARY):
-            text, discount = (*state, token), 1.0
-            while len(text) < LENGTH:
-                text, discount = (*text, int(fixed[states.index(text)].argmax())), discount * 0.9
-            assert values[number, token].item() == pytest.approx(discount * REWARD[text], abs=1e-12)
-
-
-def test_it_does_not_exceed_the_optimal_values():
-    conservative, _, _ = learnt_values(conservative=True)
-    optimal, _, _ = learnt_values(conservative=False)
-    assert (conservative <= optimal + 1e-12).all() and (conservative < optimal - 0.1).any()
-
-
-def test_the_dueling_form_keeps_the_models_greedy_policy():
-    logits = torch.randn(5, 7, generator=torch.Generator().manual_seed(4))
-    state_values = torch.arange(5.0)
-    found = dueling_values(logits, state_values, scale=0.1)
-    assert torch.equal(found.argmax(dim=-1), logits.argmax(dim=-1))
-    torch.testing.assert_close(found.amax(dim=-1), state_values)
-
-
-def test_of_an_optimal_value_function_the_implied_rewards_are_the_rewards():
-    values, _, states = learnt_values(conservative=False)
-    place = {state: number for number, state in enumerate(states)}
-    for text in COMPLETIONS:
-        taken = torch.stack([values[place[text[:depth]], text[depth]] for depth in range(LENGTH)])
-        ahead = torch.stack([values[place[text[: depth + 1]]].max() for depth in range(LENGTH - 1)] + [taken[0]])
-        ended = torch.arange(LENGTH) == LENGTH - 1
-        found = implied_rewards(taken[None], ahead[None], ended[None], 0.9)[0]
-        # where a token rules success out, the loss of value shows at that token
-        assert found[-1].item() == pytest.approx(REWARD[text])
-        assert (found <= 1e-12 + (torch.arange(LENGTH) == LENGTH - 1) * REWARD[text]).all()
-
-
-def test_ranking_by_value_raises_the_success_of_one_pick_of_several_samples():
-    values, _, states = learnt_values(conservative=False)
-    place = {state: number for number, state in enumerate(states)}
-    generator = torch.Generator().manual_seed(6)
-    chances = torch.tensor([chance(text, REFERENCE) for text in COMPLETIONS])
-    ended = torch.arange(LENGTH) == LENGTH - 1
-    plain, ranked = 0.0, 0.0
-    for _ in range(200):
-        drawn = torch.multinomial(chances, 5, replacement=True, generator=generator).tolist()
-        rewards = []
-        for number in drawn:
-            text = COMPLETIONS[number]
-            taken = torch.stack([values[place[text[:depth]], text[depth]] for depth in range(LENGTH)])
-            ahead = torch.stack([values[place[text[: depth + 1]]].max() for depth in range(LENGTH - 1)] + [taken[0]])
-            rewards.append(implied_rewards(taken[None], ahead[None], ended[None], 0.9)[0])
-        scores = candidate_scores(torch.stack(rewards), torch.ones(5, LENGTH, dtype=torch.bool))
-        plain += REWARD[COMPLETIONS[drawn[0]]] / 200
-        ranked += REWARD[COMPLETIONS[drawn[int(scores.argmax())]]] / 200
-    assert ranked > plain + 0.2
