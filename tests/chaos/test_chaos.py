@@ -68,7 +68,6 @@ def test_watch_events_are_read_however_they_are_printed(indent: int | None) -> N
 
 
 @pytest.mark.e2e
-@pytest.mark.slow
 def test_a_disturbed_job_ends_with_the_same_model() -> None:
     """Set PLUMBLINE_CHAOS_SEED to repeat the choices of an earlier run."""
     if Path(str(kubeconfig_path())) != Path(Cluster.local().kubeconfig):
