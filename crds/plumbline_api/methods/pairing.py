@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from plumbline_api.base import Family
-from plumbline_api.methods.verifiers.text import RegularExpression
+from plumbline_api.methods.regular_expression import RegularExpression
 
 PairedShape = Literal["lists", "trees", "steps"]
 

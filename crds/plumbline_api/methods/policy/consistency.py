@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from plumbline_api.methods.policy.clipped import ClippedRatioObjective
-from plumbline_api.methods.verifiers.text import RegularExpression
+from plumbline_api.methods.regular_expression import RegularExpression
 
 
 class Copo(ClippedRatioObjective, key="copo"):

@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
+from plumbline_api.methods.regular_expression import RegularExpression
 from plumbline_api.methods.shaping.family import ColumnName, Shaping
-from plumbline_api.methods.verifiers.text import RegularExpression
 
 
 class BanditStep(Shaping):

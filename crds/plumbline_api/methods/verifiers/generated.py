@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from plumbline_api.methods.regular_expression import RegularExpression
 from plumbline_api.methods.verifiers.family import Verifier
-from plumbline_api.methods.verifiers.text import RegularExpression
 
 
 class ReasoningGymScore(Verifier, key="reasoningGym"):

@@ -7,8 +7,8 @@ from typing import ClassVar
 from pydantic import Field
 
 from plumbline_api.base import ApiModel
+from plumbline_api.methods.regular_expression import RegularExpression
 from plumbline_api.methods.verifiers.family import Verifier
-from plumbline_api.methods.verifiers.text import RegularExpression
 from plumbline_api.rules import Rule, field, has
 
 PROMPT, COMPLETION, ANSWER = "{prompt}", "{completion}", "{answer}"

@@ -6,8 +6,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from plumbline_api.methods.regular_expression import RegularExpression
 from plumbline_api.methods.verifiers.judges import ANSWER, PROMPT, ChatModel, Judge
-from plumbline_api.methods.verifiers.text import RegularExpression
 from plumbline_api.rules import Rule, field
 
 FIRST, SECOND = "{first}", "{second}"

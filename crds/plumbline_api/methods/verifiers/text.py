@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
+from plumbline_api.methods.regular_expression import RegularExpression
 from plumbline_api.methods.verifiers.family import Verifier
 from plumbline_api.rules import Rule, has
-
-
-def _compiles(pattern: str) -> str:
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"{pattern!r} is not a regular expression: {error}") from error
-    return pattern
-
-
-RegularExpression = Annotated[str, AfterValidator(_compiles)]
-"""A Python regular expression. Only Python can tell whether it is one, so the API server checks its length alone."""
 
 
 class ExactMatch(Verifier, key="exactMatch"):
