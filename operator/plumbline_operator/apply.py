@@ -47,10 +47,21 @@ class _KnownVersion:
     at: float
 
 
+@dataclass(frozen=True)
+class Applied:
+    """What became of the steps."""
+
+    refusals: tuple[Refusal, ...]
+    """The children that the API server refused."""
+
+    version: str
+    """The job's resource version after its status was written; each write is of the version before and no other."""
+
+
 async def apply(
     api: Api, key: JobKey, job: Mapping[str, Any], decision: Decision, *, write_status: bool, observed_at: float
-) -> list[Refusal]:
-    """Does the steps; returns the children that the API server refused.
+) -> Applied:
+    """Does the steps.
 
     `write_status` false leaves out a status that may wait; `observed_at` is the time of the monotonic clock at which
     the job was observed. Raises JobChanged when the job is found to be no longer the one that was observed, and
@@ -82,7 +93,7 @@ async def apply(
                 await _suspend_job(api, key, job)
             case DeleteJob():
                 await api.delete(key.resource, key.namespace, key.name, uid=step.uid)
-    return refusals
+    return Applied(tuple(refusals), known.version)
 
 
 async def _confirm(api: Api, key: JobKey, job: Mapping[str, Any], known: _KnownVersion) -> None:

@@ -102,7 +102,7 @@ async def measure_burst(world: ScaleWorld, directory: Path, workers: int, jobs: 
             "pods_seen": births.pods,
         }
         await _running(figures, jobs, 300)
-        await _quiet(figures, 120)
+        await _quiet(figures, 300)
         later = [f"later-{number:04}" for number in range(more)]
         for number, name in enumerate(later):
             await create_job(session, births, name, world.long_namespaces[number % len(world.long_namespaces)])
