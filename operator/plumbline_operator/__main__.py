@@ -112,7 +112,7 @@ async def run(options: argparse.Namespace) -> None:
     api = Api(configuration, metrics.requested)
     puller = StatusPuller(
         api,
-        queue.add,
+        queue.add_routine,
         has_time=lambda: queue.has_free_worker,
         through_api_server=options.status_via == "proxy",
         progress_interval=options.progress_interval,
@@ -123,7 +123,7 @@ async def run(options: argparse.Namespace) -> None:
     )
     watcher = Watcher(queue, jobs, departed, children, seen, activity)
     resources = audited(cluster_scope=not options.without_cluster_scope)
-    audit = Audit(api, resources, options.namespace, watcher.concern, watcher.notice_listed)
+    audit = Audit(api, resources, options.namespace, watcher.concern_later, watcher.notice_listed)
     metrics.show_silent([*(resource.plural for resource in audit.resources), "audit"], audit.silent)
     leadership = None
     if options.leader_election:

@@ -3,6 +3,9 @@
 The meaning is that of client-go's rate-limited work queue: a key that is added while it waits is there once; a key
 that is added while it is worked on is worked on again afterwards. A key that is due later sits in one heap that a
 single task watches, so a thousand deadlines cost a thousand heap entries and no tasks.
+
+Keys of which something was just heard go before those that are merely due, of which thousands may be; but of the keys
+that workers take, one in `ROUTINE_SHARE` is one that is due, however much there is to hear.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 FIRST_BACKOFF_SECONDS = 0.5
 LONGEST_BACKOFF_SECONDS = 120.0
+ROUTINE_SHARE = 4
 LONGEST_OUTAGE_BACKOFF_SECONDS = 10.0
 """For failures that end by themselves and for all keys at once: nobody tells a key that its server is back."""
 
@@ -42,10 +46,15 @@ class WorkQueue(Generic[Key]):
         an outage of others and no matter of the key have a shorter limit of their backoff."""
         self._expected = expected
         self._is_outage = is_outage
-        self._ready: deque[Key] = deque()
-        self._waiting: set[Key] = set()
+        self._heard: deque[Key] = deque()
+        self._routine: deque[Key] = deque()
+        """In order; a key that has moved to the other queue, or was taken from there, stays here and is passed over."""
+        self._waiting: dict[Key, bool] = {}
+        """Whether they are routine."""
         self._working: set[Key] = set()
-        self._dirty: set[Key] = set()
+        self._dirty: dict[Key, bool] = {}
+        """Added while they are worked on; whether that is routine."""
+        self._taken = 0
         self._failures: dict[Key, int] = {}
         self._due: dict[Key, float] = {}
         self._timers: list[tuple[float, int, Key]] = []
@@ -58,7 +67,7 @@ class WorkQueue(Generic[Key]):
     @property
     def depth(self) -> int:
         """Keys that are ready and that no worker has taken."""
-        return len(self._ready)
+        return len(self._waiting)
 
     @property
     def working(self) -> int:
@@ -74,19 +83,26 @@ class WorkQueue(Generic[Key]):
         """Keys that are due later."""
         return len(self._due)
 
-    def add(self, key: Key) -> None:
-        """Work on the key as soon as a worker is free."""
+    def add(self, key: Key, *, routine: bool = False) -> None:
+        """Work on the key as soon as a worker is free; a `routine` one may wait for others."""
         if key in self._working:
-            self._dirty.add(key)
+            self._dirty[key] = routine and self._dirty.get(key, True)
         elif key not in self._waiting:
-            self._waiting.add(key)
-            self._ready.append(key)
+            self._waiting[key] = routine
+            (self._routine if routine else self._heard).append(key)
             self._available.release()
+        elif self._waiting[key] and not routine:
+            self._waiting[key] = False
+            self._heard.append(key)
+
+    def add_routine(self, key: Key) -> None:
+        """`add` of a key that may wait for others."""
+        self.add(key, routine=True)
 
     def add_after(self, key: Key, seconds: float) -> None:
         """Work on the key after so many seconds, or earlier if it is already due earlier."""
         if seconds <= 0:
-            self.add(key)
+            self.add_routine(key)
             return
         due = time.monotonic() + seconds
         if due >= self._due.get(key, float("inf")):
@@ -111,8 +127,7 @@ class WorkQueue(Generic[Key]):
     async def _work(self, work: Callable[[Key], Awaitable[None]]) -> None:
         while True:
             await self._available.acquire()
-            key = self._ready.popleft()
-            self._waiting.discard(key)
+            key = self._take()
             self._working.add(key)
             try:
                 await work(key)
@@ -128,8 +143,17 @@ class WorkQueue(Generic[Key]):
             finally:
                 self._working.discard(key)
                 if key in self._dirty:
-                    self._dirty.discard(key)
-                    self.add(key)
+                    self.add(key, routine=self._dirty.pop(key))
+
+    def _take(self) -> Key:
+        """The key that is next; there is one."""
+        self._taken += 1
+        while True:
+            routine = not self._heard or (bool(self._routine) and self._taken % ROUTINE_SHARE == 0)
+            key = (self._routine if routine else self._heard).popleft()
+            if self._waiting.get(key) is routine:
+                del self._waiting[key]
+                return key
 
     def backoff(self, key: Key, *, outage: bool = False) -> float:
         """Seconds to wait after one more failure of the key: doubles up to a limit, with half of it at random."""
@@ -148,7 +172,7 @@ class WorkQueue(Generic[Key]):
                 # An entry counts only if it is the key's present one: keys are rescheduled and forgotten.
                 if self._due.get(key) == due:
                     del self._due[key]
-                    self.add(key)
+                    self.add_routine(key)
             delay = self._timers[0][0] - now if self._timers else None
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._timer_changed.wait(), delay)

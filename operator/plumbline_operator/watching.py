@@ -75,11 +75,11 @@ class Watcher:
         """
         self._works = True
         for key in self._jobs.keys_by_need():
-            self._queue.add(key)
+            self._queue.add_routine(key)
 
-    def _add(self, key: JobKey) -> None:
+    def _add(self, key: JobKey, *, routine: bool = False) -> None:
         if self._works:
-            self._queue.add(key)
+            self._queue.add(key, routine=routine)
 
     def _gone(self, key: JobKey) -> None:
         """A job that was deleted: reconciled, which forgets it, or forgotten here where nothing is."""
@@ -89,20 +89,24 @@ class Watcher:
             self._departed.forget(key)
             self._children.forget(key.namespace, key.name)
 
-    def concern(self, resource: Resource, document: Mapping[str, Any]) -> None:
+    def concern(self, resource: Resource, document: Mapping[str, Any], *, routine: bool = False) -> None:
         """Queue the jobs that an object concerns. Its metadata is enough, but for runtimes named by new jobs."""
         metadata = document["metadata"]
         if resource.kind in JOBS:
-            self._add(JobKey(resource.kind, metadata["namespace"], metadata["name"]))
+            self._add(JobKey(resource.kind, metadata["namespace"], metadata["name"]), routine=routine)
         elif resource.kind in RUNTIMES:
             for key in self._jobs.waiting_for((resource.kind, metadata.get("namespace"), metadata["name"])):
-                self._add(key)
+                self._add(key, routine=routine)
         elif resource == EVENTS:
             self._concern_pod_event(document)
         else:
             owner = _owner(metadata)
             if owner is not None:
-                self._add(owner)
+                self._add(owner, routine=routine)
+
+    def concern_later(self, resource: Resource, document: Mapping[str, Any]) -> None:
+        """`concern` about what no stream told of: behind what they tell."""
+        self.concern(resource, document, routine=True)
 
     def is_seen(self, resource: Resource, metadata: Mapping[str, Any]) -> bool:
         """Whether the job that the object is, or belongs to, was decided on with it in this very version."""
@@ -122,7 +126,7 @@ class Watcher:
             for namespace, job in self._children.unlisted(resource, present):
                 keys = self._jobs.keys_named(namespace, job)
                 for key in keys:
-                    self._add(key)
+                    self._add(key, routine=True)
                 if not keys:
                     self._children.forget(namespace, job)
             return
@@ -133,7 +137,7 @@ class Watcher:
                 self._gone(key)
         for key in {JobKey(resource.kind, *name) for name in names}.difference(known):
             self._jobs.store(key, "")
-            self._add(key)
+            self._add(key, routine=True)
 
     def know(self, resource: Resource, document: Mapping[str, Any]) -> None:
         """Remember a job's phase, the runtime that it names, and what metrics show of it."""

@@ -15,9 +15,11 @@ from plumbline_operator.api import ApiError
 from plumbline_operator.queue import WorkQueue
 
 
-async def worked(queue: WorkQueue[str], work: Callable[[str], Awaitable[None]], done: asyncio.Event) -> None:
+async def worked(
+    queue: WorkQueue[str], work: Callable[[str], Awaitable[None]], done: asyncio.Event, workers: int = 3
+) -> None:
     """Runs the queue until `done`."""
-    task = asyncio.create_task(queue.run(3, work))
+    task = asyncio.create_task(queue.run(workers, work))
     try:
         await asyncio.wait_for(done.wait(), 10)
     finally:
@@ -81,6 +83,44 @@ async def test_a_worker_is_free_until_there_are_as_many_keys() -> None:
     checking = asyncio.create_task(check())
     await worked(queue, work, done)
     await checking
+
+
+async def order_of(queue: WorkQueue[str], keys: int) -> list[str]:
+    """What one worker takes, in order."""
+    taken: list[str] = []
+    done = asyncio.Event()
+
+    async def work(key: str) -> None:
+        taken.append(key)
+        if len(taken) == keys:
+            done.set()
+
+    await worked(queue, work, done, workers=1)
+    return taken
+
+
+async def test_what_was_heard_of_goes_first_and_what_is_due_is_not_forgotten() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    for number in range(3):
+        queue.add_routine(f"due {number}")
+    for number in range(8):
+        queue.add(f"heard {number}")
+    heard = [f"heard {number}" for number in range(8)]
+    assert await order_of(queue, 11) == [*heard[:3], "due 0", *heard[3:6], "due 1", *heard[6:], "due 2"]
+
+
+async def test_a_key_that_is_due_moves_up_when_it_is_heard_of_and_is_there_once() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    for key in "abc":
+        queue.add_routine(key)
+    queue.add("c")
+    queue.add_routine("c")
+    assert queue.depth == 3
+    assert await order_of(queue, 3) == ["c", "a", "b"]
+    assert queue.depth == 0
+    queue.add_routine("c")  # its old place in line has been passed over or is taken: either way it is worked on once
+    assert await order_of(queue, 1) == ["c"]
+    assert queue.depth == 0
 
 
 async def test_a_slow_key_holds_up_no_other() -> None:

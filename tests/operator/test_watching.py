@@ -27,7 +27,7 @@ class Setting:
         self.watcher = Watcher(self.queue, self.jobs, self.departed, self.children, self.seen, WatchActivity())
 
     def queued(self) -> list[JobKey]:
-        return list(self.queue._ready)
+        return list(self.queue._waiting)
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ async def test_known_jobs_that_are_gone_without_a_word_are_looked_at(setting: Se
     setting.watcher.notice_listed(PODS, [])
     assert setting.queue.depth == 0
     setting.watcher.notice_listed(PREFERENCE_JOBS, [named("here")])
-    assert list(setting.queue._ready) == [JobKey("PreferenceJob", "team", "gone")]
+    assert setting.queued() == [JobKey("PreferenceJob", "team", "gone")]
 
 
 async def test_a_job_whose_pod_is_gone_without_a_word_is_looked_at(setting: Setting) -> None:
@@ -67,7 +67,7 @@ async def test_a_job_whose_pod_is_gone_without_a_word_is_looked_at(setting: Sett
     setting.watcher.notice_listed(PODS, [pod("tune-trainer-1-0", "tune"), pod("lost-trainer-1-0", "lost")])
     assert setting.queue.depth == 0
     setting.watcher.notice_listed(PODS, [])
-    assert list(setting.queue._ready) == [JobKey("PreferenceJob", "team", "tune")]
+    assert setting.queued() == [JobKey("PreferenceJob", "team", "tune")]
     assert setting.children.names(PODS, "team", "tune") == {"tune-trainer-1-0"}, "a live read finds what is true"
     assert setting.children.names(PODS, "team", "lost") == frozenset(), "of a job that nobody looks at"
 
@@ -123,7 +123,7 @@ async def test_a_warning_about_a_pod_concerns_the_known_jobs_of_its_name(setting
     for pod in ("my-job-trainer-1-0", "other-trainer-1-0", "short"):
         involved = {"kind": "Pod", "namespace": "team", "name": pod}
         setting.watcher.concern(EVENTS, {**named(f"{pod}.1"), "involvedObject": involved})
-    assert list(setting.queue._ready) == [JobKey("PreferenceJob", "team", "my-job")]
+    assert setting.queued() == [JobKey("PreferenceJob", "team", "my-job")]
 
 
 def test_kopf_never_gives_up_a_stream_however_long_the_api_server_is_down() -> None:
