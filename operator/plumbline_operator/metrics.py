@@ -110,7 +110,7 @@ class WatchActivity:
     def ages(self) -> dict[str, float]:
         """Seconds since the last event; large on a quiet cluster, which is no fault."""
         now = time.monotonic()
-        return {plural: now - last for plural, last in list(self._last.items())}
+        return {plural: now - last for plural, last in self._last.copy().items()}
 
 
 class OperatorMetrics:

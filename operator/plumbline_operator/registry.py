@@ -14,7 +14,11 @@ RuntimeName = tuple[str, str | None, str]
 
 
 class JobRegistry:
-    """Known jobs. Metrics are counted from it at scrape time, so that deleted jobs leave nothing behind."""
+    """Known jobs. Metrics are counted from it at scrape time, so that deleted jobs leave nothing behind.
+
+    Scrapes come from a thread of their own. `dict.copy` is one step, which nothing interrupts; `list(items())` is none:
+    each of its tuples may start a garbage collection, in which another thread may get its turn.
+    """
 
     def __init__(self) -> None:
         self._phases: dict[JobKey, str] = {}
@@ -38,8 +42,8 @@ class JobRegistry:
         self._figures[key] = figures
 
     def figures(self) -> list[tuple[JobKey, JobFigures]]:
-        """What metrics show of each job; a copy made in one step, for scrapes come from a thread of their own."""
-        return list(self._figures.items())
+        """What metrics show of each job."""
+        return list(self._figures.copy().items())
 
     def remove(self, key: JobKey) -> None:
         self._phases.pop(key, None)
@@ -66,5 +70,4 @@ class JobRegistry:
 
     def phases(self) -> Counter[tuple[str, str]]:
         """Number of jobs by kind and phase."""
-        # Scrapes come from a thread of their own: the copy is made in one step, which the loop cannot interrupt.
-        return Counter((key.kind, phase or "Pending") for key, phase in list(self._phases.items()))
+        return Counter((key.kind, phase or "Pending") for key, phase in self._phases.copy().items())

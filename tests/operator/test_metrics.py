@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import itertools
 from typing import Any
 
 import pytest
@@ -116,6 +118,30 @@ def test_the_series_of_a_deleted_job_vanish() -> None:
     operator.see("other", STATUS)
     operator.jobs.remove(JobKey("PreferenceJob", "team", "tune"))
     assert {dict(labels)["job_name"] for _, labels in operator.series()} == {"other"}
+
+
+def test_a_scrape_counts_jobs_while_others_come() -> None:
+    """Another thread may get its turn whenever garbage is collected; here a job comes at each collection."""
+    registry, numbers = JobRegistry(), itertools.count()
+
+    def a_job_comes(*_: object) -> None:
+        key = JobKey("RLVRJob", "team", f"job-{next(numbers)}")
+        registry.store(key, "Running")
+        registry.describe(key, figures_of(stored(preference_job())))
+
+    for _ in range(500):
+        a_job_comes()
+    thresholds = gc.get_threshold()
+    gc.callbacks.append(a_job_comes)
+    gc.set_threshold(20)
+    try:
+        counted, shown = registry.phases(), registry.figures()
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.callbacks.remove(a_job_comes)
+    assert counted["RLVRJob", "Running"] >= 500
+    assert len(shown) >= 500
+    assert next(numbers) > 500, "jobs came meanwhile"
 
 
 def test_a_new_status_replaces_the_old_series() -> None:
