@@ -211,7 +211,7 @@ class OperatorProcess:
 
     def get(self, port: int, path: str) -> str:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(f"http://127.0.0.1:{port}{path}", timeout=5) as response:
+        with opener.open(f"http://127.0.0.1:{port}{path}", timeout=30) as response:
             return response.read().decode()
 
     def ready(self) -> bool:

@@ -25,9 +25,10 @@ LATER_PROGRESS = ("--progress-interval", "3600")
 """So that a short life has no writes that only tell of progress."""
 PAUSE_SECONDS = 0.25
 """Between two jobs that are created one by one."""
-POLL_SECONDS = 0.5
-"""Between two looks at the operator's metrics, which it must write for each: often is a load of its own."""
-QUIET_SECONDS = 2.0
+POLL_SECONDS = 3.0
+"""Between two looks at the operator's metrics. It writes the series of a thousand jobs for each, so that looking often
+is a load that no Prometheus would be; times until something holds are longer by as much."""
+QUIET_SECONDS = 6.0
 """For so long no key waits for a worker when an operator is said to have converged."""
 
 
@@ -203,7 +204,7 @@ async def _quiet(figures: Figures, timeout: float) -> None:
 async def _converged(figures: Figures, jobs: int, timeout: float) -> None:
     """Every job was reconciled since the start, and none waits."""
     async with asyncio.timeout(timeout):
-        while figures.reconciliations() < jobs or figures.running_jobs() < jobs:
+        while not figures.has_converged(jobs):
             await asyncio.sleep(POLL_SECONDS)
     await _quiet(figures, timeout)
 

@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -26,28 +27,27 @@ class Figures:
 
     def requests(self) -> Counter[tuple[str, str]]:
         """Requests to the API server so far, by verb and resource."""
-        return Counter(
-            {
-                (labels["verb"], labels["resource"]): int(value)
-                for labels, value in self._samples("plumbline_operator_api_requests_total", add=("verb", "resource"))
-            }
-        )
+        counted: Counter[tuple[str, str]] = Counter()
+        for labels, value in _samples(self._text(), "plumbline_operator_api_requests_total"):
+            counted[labels["verb"], labels["resource"]] += int(value)
+        return counted
 
     def writes(self) -> Counter[tuple[str, str]]:
         return Counter({key: count for key, count in self.requests().items() if key[0] in WRITES})
 
-    def reconciliations(self) -> int:
-        """Those that came to an end without an error."""
-        counted = self._samples("plumbline_operator_reconcile_total", add=("result",))
-        return int(sum(value for labels, value in counted if labels["result"] == "settled"))
+    def has_converged(self, jobs: int) -> bool:
+        """Whether so many jobs run and as many reconciliations came to an end without an error."""
+        text = self._text()
+        settled = _total(text, "plumbline_operator_reconcile_total", result="settled")
+        return settled >= jobs and _total(text, "plumbline_operator_jobs", phase="Running") >= jobs
 
     def running_jobs(self) -> int:
-        counted = self._samples("plumbline_operator_jobs", add=("phase",))
-        return int(sum(value for labels, value in counted if labels["phase"] == "Running"))
+        return int(_total(self._text(), "plumbline_operator_jobs", phase="Running"))
 
     def waiting(self) -> int:
         """Keys that wait for a worker or are worked on."""
-        return int(sum(value for _, value in self._samples(*WAITING)))
+        text = self._text()
+        return int(sum(_total(text, name) for name in WAITING))
 
     def resident_mebibytes(self) -> float:
         return self._status("VmRSS") / 1024
@@ -70,11 +70,19 @@ class Figures:
         assert found
         return int(found.group(1))
 
-    def _samples(self, *names: str, add: tuple[str, ...] = ()) -> list[tuple[dict[str, str], float]]:
-        """Values of metrics, summed over all labels but these."""
-        sums: Counter[tuple[tuple[str, str], ...]] = Counter()
-        for family in text_string_to_metric_families(self._operator.get(self._operator.metrics_port, "/metrics")):
-            for sample in family.samples:
-                if sample.name in names:
-                    sums[tuple((label, sample.labels[label]) for label in add)] += sample.value  # type: ignore[assignment]
-        return [(dict(labels), value) for labels, value in sums.items()]
+    def _text(self) -> str:
+        return self._operator.get(self._operator.metrics_port, "/metrics")
+
+
+def _samples(text: str, name: str) -> Iterator[tuple[dict[str, str], float]]:
+    """Labels and value of one metric's samples; only their lines are parsed, for there are those of all jobs too."""
+    lines = [line for line in text.splitlines() if line.startswith((f"{name}{{", f"{name} "))]
+    for family in text_string_to_metric_families("\n".join([*lines, ""])):
+        for sample in family.samples:
+            yield sample.labels, sample.value
+
+
+def _total(text: str, name: str, **labels: str) -> float:
+    """Sum of a metric's samples that have these labels."""
+    found = _samples(text, name)
+    return sum(value for present, value in found if labels.items() <= present.items())
