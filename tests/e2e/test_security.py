@@ -127,8 +127,9 @@ def test_a_planted_secret_is_found_nowhere(
 
 
 def trainer_logs(jobs: Any, job: str) -> str:
-    selector = f"plumbline.dev/job-name={job}"
-    return str(jobs.cluster.kubectl("logs", "-n", jobs.namespace, "-l", selector, "--all-containers", "--tail=-1"))
+    """Of all containers that ran; where pre-flight failed, the trainer itself never did."""
+    which = ("-l", f"plumbline.dev/job-name={job}", "--all-containers", "--ignore-errors", "--tail=-1")
+    return str(jobs.cluster.kubectl("logs", "-n", jobs.namespace, *which))
 
 
 def files_with_secret(jobs: Any, images: dict[str, Any]) -> str:
