@@ -50,10 +50,14 @@ class JobRegistry:
         self._figures.pop(key, None)
         self._runtimes.pop(key, None)
 
+    def is_new(self, key: JobKey) -> bool:
+        """Whether the job has not started."""
+        return self._phases.get(key, "") in ("", Phase.PENDING)
+
     def waiting_for(self, runtime: RuntimeName) -> Iterator[JobKey]:
         """Jobs that name the runtime and have not started: the others live on their snapshot."""
         for key, named in list(self._runtimes.items()):
-            if named == runtime and self._phases.get(key, "") in ("", Phase.PENDING):
+            if named == runtime and self.is_new(key):
                 yield key
 
     def keys_named(self, namespace: str, name: str) -> list[JobKey]:

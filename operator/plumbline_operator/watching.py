@@ -68,14 +68,15 @@ class Watcher:
         self._works = False
 
     def work_begins(self) -> None:
-        """From now on keys are queued, first of all those of all known jobs, the ones that have ended last.
+        """From now on keys are queued, first of all those of all known jobs: new ones go first, those that have ended
+        come last.
 
         An operator that stands by for another one queues nothing: it would keep a key of every job that ever was, and
         begin with them.
         """
         self._works = True
         for key in self._jobs.keys_by_need():
-            self._queue.add_routine(key)
+            self._queue.add(key, routine=not self._jobs.is_new(key))
 
     def _add(self, key: JobKey, *, routine: bool = False) -> None:
         if self._works:
