@@ -114,8 +114,10 @@ async def test_who_takes_over_begins_with_the_jobs_that_need_it(standby: Setting
     assert standby.queue.depth == 0
     standby.watcher.work_begins()
     assert [key.name for key in standby.queued()] == ["runs", "new", "unheard-of", "done", "failed"]
+    taken = [standby.queue._take().name for _ in phases]
+    assert taken == ["new", "unheard-of", "runs", "done"], "new jobs first, those that have ended last"
     standby.watcher.concern(PODS, pod_of("later"))
-    assert standby.queue.depth == 6
+    assert standby.queue.depth == 2
 
 
 async def test_a_warning_about_a_pod_concerns_the_known_jobs_of_its_name(setting: Setting) -> None:
