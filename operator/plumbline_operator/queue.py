@@ -17,7 +17,7 @@ import itertools
 import logging
 import random
 import time
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
@@ -46,11 +46,9 @@ class WorkQueue(Generic[Key]):
         an outage of others and no matter of the key have a shorter limit of their backoff."""
         self._expected = expected
         self._is_outage = is_outage
-        self._heard: deque[Key] = deque()
-        self._routine: deque[Key] = deque()
-        """In order; a key that has moved to the other queue, or was taken from there, stays here and is passed over."""
-        self._waiting: dict[Key, bool] = {}
-        """Whether they are routine."""
+        self._heard: OrderedDict[Key, None] = OrderedDict()
+        self._routine: OrderedDict[Key, None] = OrderedDict()
+        """Each key waits in one of the two, once, in its order."""
         self._working: set[Key] = set()
         self._dirty: dict[Key, bool] = {}
         """Added while they are worked on; whether that is routine."""
@@ -67,7 +65,7 @@ class WorkQueue(Generic[Key]):
     @property
     def depth(self) -> int:
         """Keys that are ready and that no worker has taken."""
-        return len(self._waiting)
+        return len(self._heard) + len(self._routine)
 
     @property
     def working(self) -> int:
@@ -87,13 +85,12 @@ class WorkQueue(Generic[Key]):
         """Work on the key as soon as a worker is free; a `routine` one may wait for others."""
         if key in self._working:
             self._dirty[key] = routine and self._dirty.get(key, True)
-        elif key not in self._waiting:
-            self._waiting[key] = routine
-            (self._routine if routine else self._heard).append(key)
+        elif key not in self._heard and key not in self._routine:
+            (self._routine if routine else self._heard)[key] = None
             self._available.release()
-        elif self._waiting[key] and not routine:
-            self._waiting[key] = False
-            self._heard.append(key)
+        elif key in self._routine and not routine:
+            del self._routine[key]
+            self._heard[key] = None
 
     def add_routine(self, key: Key) -> None:
         """`add` of a key that may wait for others."""
@@ -148,12 +145,9 @@ class WorkQueue(Generic[Key]):
     def _take(self) -> Key:
         """The key that is next; there is one."""
         self._taken += 1
-        while True:
-            routine = not self._heard or (bool(self._routine) and self._taken % ROUTINE_SHARE == 0)
-            key = (self._routine if routine else self._heard).popleft()
-            if self._waiting.get(key) is routine:
-                del self._waiting[key]
-                return key
+        due = bool(self._routine) and (not self._heard or self._taken % ROUTINE_SHARE == 0)
+        key, _ = (self._routine if due else self._heard).popitem(last=False)
+        return key
 
     def backoff(self, key: Key, *, outage: bool = False) -> float:
         """Seconds to wait after one more failure of the key: doubles up to a limit, with half of it at random."""
