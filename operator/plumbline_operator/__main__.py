@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -183,9 +184,18 @@ async def wait_for_kinds(api: Api) -> None:
         await asyncio.sleep(2.0)
 
 
+def _collect_garbage_less_often() -> None:
+    """What was imported stays for good, and the pages of a list are no garbage while they are parsed: with the defaults
+    the collector looks through all of it again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+
+
 def main() -> None:
     options = parse_arguments()
     configure_logs(options.log_level)
+    _collect_garbage_less_often()
     try:
         asyncio.run(run(options))
     except asyncio.CancelledError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 import aiohttp
@@ -18,6 +18,10 @@ from kubernetes.aio.client import ApiClient, Configuration
 from plumbline_operator.resources import CHILDREN_MANAGER, PODS, STATUS_MANAGER, Resource
 
 REQUEST_TIMEOUT_SECONDS = 15.0
+
+LISTED_A_PAGE = 100
+"""Objects that are asked for at once: a page is in memory as a whole, as text and parsed."""
+_IDENTITY = ("namespace", "name", "uid", "resourceVersion", "labels")
 
 APPLY = "application/apply-patch+yaml; charset=utf-8"
 """With a parameter, which the server ignores and for which the library sends the text as it is."""
@@ -82,18 +86,31 @@ class Api:
         labels: str | None = None,
         fields: str | None = None,
         metadata_only: bool = False,
-        page: int = 500,
     ) -> list[Manifest]:
-        """All objects that match, read in pages; with `metadata_only` nothing but their metadata is transferred."""
-        items: list[Manifest] = []
-        query = {"labelSelector": labels, "fieldSelector": fields, "limit": str(page)}
+        """All objects that match; with `metadata_only` nothing but what says which object it is, of whom, and in which
+        version."""
+        pages = self.pages(resource, namespace, labels=labels, fields=fields, metadata_only=metadata_only)
+        return [item async for page in pages for item in page]
+
+    async def pages(
+        self,
+        resource: Resource,
+        namespace: str | None = None,
+        *,
+        labels: str | None = None,
+        fields: str | None = None,
+        metadata_only: bool = False,
+    ) -> AsyncIterator[Sequence[Manifest]]:
+        """`list` in pages, of which the next one is asked for when it is wanted."""
+        query = {"labelSelector": labels, "fieldSelector": fields, "limit": str(LISTED_A_PAGE)}
         accept = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1" if metadata_only else None
         while True:
             answer = await self._json("GET", resource, resource.path(namespace), query, verb="list", accept=accept)
-            items.extend(answer.get("items") or [])  # an empty list of metadata comes as null
+            found: Sequence[Manifest] = answer.get("items") or []  # an empty list of metadata comes as null
+            yield [_identity(item) for item in found] if metadata_only else found
             token = answer.get("metadata", {}).get("continue")
             if not token:
-                return items
+                return
             query["continue"] = token
 
     async def apply(self, resource: Resource, manifest: Manifest) -> Manifest:
@@ -230,6 +247,11 @@ class Api:
         if not 200 <= response.status <= 299:
             raise _error_of(response.status, data)
         return data
+
+
+def _identity(item: Manifest) -> Manifest:
+    """Most of an object's metadata is who has set which field, of which thousands of objects fill the memory."""
+    return {"metadata": {field: item["metadata"][field] for field in _IDENTITY if field in item["metadata"]}}
 
 
 def yaml_text(manifest: Manifest) -> str:

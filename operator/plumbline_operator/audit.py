@@ -2,7 +2,8 @@
 
 A watch that died looks exactly like a quiet cluster, so the time since the last event proves nothing. What does: an
 object whose present version no stream has delivered although there was time enough. Every audit lists the metadata of
-each watched resource (from the API server's cache, in pages) and compares versions. An object that is behind gets its
+each watched resource and compares versions, a page at a time with a pause after each: the API server reads every object
+for it, and with thousands of jobs this would otherwise be most of what the operator costs it. An object that is behind gets its
 job reconciled at once, so nothing is lost meanwhile; one that stays behind for `TOLERATED_SECONDS` means that its
 stream is dead, and the liveness probe fails. So does an audit that for `BLIND_SECONDS` neither succeeds nor fails, or
 whose credentials are refused for as long. An API server that is down, overloaded or in trouble is no reason: a new
@@ -26,10 +27,12 @@ from typing import Any
 
 import aiohttp
 
-from plumbline_operator.api import Api, ApiError
+from plumbline_operator.api import LISTED_A_PAGE, Api, ApiError
 from plumbline_operator.resources import CHILDREN, JOB_UID_LABEL, Resource
 
 AUDIT_SECONDS = 30.0
+PAGE_SECONDS = 0.5
+"""Between two pages."""
 TOLERATED_SECONDS = 90.0
 BLIND_SECONDS = 300.0
 
@@ -73,14 +76,16 @@ class Audit:
         self._listed = listed
         self._clock = clock
         self._last_sound: float | None = None
-        """When an audit last ended in a way that says nothing against this process; None before the first begins."""
+        """When an audit last got on, or ended in a way that says nothing against this process; None before the first
+        begins."""
 
     def delivered(self, resource: Resource, metadata: Mapping[str, Any], deleted: bool) -> None:
         """A stream delivered an object in this version."""
         versions = self._streams[resource].versions
         if deleted:
             versions.pop(metadata["uid"], None)
-        else:
+        elif not _at_least(versions.get(metadata["uid"], ""), metadata["resourceVersion"]):
+            # A stream that began anew may overtake what the one before it has left in a queue.
             versions[metadata["uid"]] = metadata["resourceVersion"]
 
     def silent(self) -> list[str]:
@@ -119,7 +124,12 @@ class Audit:
             labels = JOB_UID_LABEL if resource.kind in CHILDREN else None
             held: list[dict[str, Any]] = []
             for namespace in self._namespaces if resource.namespaced else [None]:
-                held += await self._api.list(resource, namespace, labels=labels, metadata_only=True)
+                pages = self._api.pages(resource, namespace, labels=labels, metadata_only=True)
+                async for page in pages:
+                    self._last_sound = self._clock()
+                    held += page
+                    if len(page) >= LISTED_A_PAGE:
+                        await asyncio.sleep(PAGE_SECONDS)
             self._compare(resource, stream, held)
             self._listed(resource, held)
 

@@ -97,6 +97,10 @@ OPERATOR_FAMILIES = (
     BUILD,
 )
 
+_LEADING = (JOB_COUNT, GPU_COUNT, HIDDEN_JOBS, QUEUE_DEPTH, QUEUE_WORKING, QUEUE_SCHEDULED)
+"""Gauges of the operator that works; one that stands by has none of them."""
+_ALWAYS = (LEADER, WATCH_AGE, WATCH_SILENT, BUILD)
+
 
 class WatchActivity:
     """When each watched resource last had an event, by plural name."""
@@ -127,7 +131,9 @@ class OperatorMetrics:
         self._requests = self._counter(API_REQUESTS)
         self._request_seconds = self._histogram(API_SECONDS)
         self._state = _StateCollector(jobs, queue, watches, most_jobs)
+        self._single_jobs = _JobCollector(jobs, most_jobs)
         self.registry.register(self._state)
+        self.registry.register(self._single_jobs)
         ProcessCollector(registry=self.registry)
 
     def reconciled(self, kind: str, result: str, seconds: float) -> None:
@@ -144,7 +150,7 @@ class OperatorMetrics:
 
     def show_leadership(self, leads: Callable[[], bool]) -> None:
         """From now on jobs and keys are counted only while `leads` says so: several operators know the same ones."""
-        self._state.leads = leads
+        self._state.leads = self._single_jobs.leads = leads
 
     def serve(self, port: int) -> None:
         """Serves `/metrics` from a thread; a scrape does not wait for the event loop, nor the loop for a scrape."""
@@ -171,6 +177,11 @@ class _StateCollector(Collector):
         self.silent: Callable[[], list[str]] = list
         self.leads: Callable[[], bool] = lambda: True
 
+    def describe(self) -> Iterator[Metric]:
+        """Names, by which a scrape may ask for a few (`/metrics?name[]=`)."""
+        for family in (*_LEADING, *_ALWAYS):
+            yield _metric(family)
+
     def collect(self) -> Iterator[Metric]:
         leads = self.leads()
         yield _gauge(LEADER, {(): leads})
@@ -179,7 +190,6 @@ class _StateCollector(Collector):
             yield _gauge(QUEUE_DEPTH, {(): self._queue.depth})
             yield _gauge(QUEUE_WORKING, {(): self._queue.working})
             yield _gauge(QUEUE_SCHEDULED, {(): self._queue.scheduled})
-            yield from self._single_jobs()
         yield _gauge(WATCH_AGE, {(plural,): age for plural, age in self._watches.ages().items()})
         silent = self.silent()
         yield _gauge(WATCH_SILENT, {(stream,): stream in silent for stream in self.streams})
@@ -195,19 +205,39 @@ class _StateCollector(Collector):
         yield _gauge(GPU_COUNT, {pair: gpus.get(pair, 0) for pair in pairs})
         yield _gauge(HIDDEN_JOBS, {(): max(0, len(self._jobs.figures()) - self._most_jobs)})
 
-    def _single_jobs(self) -> Iterator[Metric]:
+
+class _JobCollector(Collector):
+    """The series of single jobs: by far the most, and a collector of their own, so that who does not ask for them does
+    not make the operator write them."""
+
+    def __init__(self, jobs: JobRegistry, most_jobs: int) -> None:
+        self._jobs = jobs
+        self._most_jobs = most_jobs
+        self.leads: Callable[[], bool] = lambda: True
+
+    def describe(self) -> Iterator[Metric]:
+        for family in JOB_FAMILIES:
+            yield _metric(family)
+
+    def collect(self) -> Iterator[Metric]:
+        if not self.leads():
+            return
         shown = shown_jobs(self._jobs.figures(), self._most_jobs)
         for family in JOB_FAMILIES:
-            made = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
-            metric = made(family.name, family.documentation, labels=family.labels)
+            metric = _metric(family)
             for key, figures in shown:
                 for labels, value in samples(family, figures):
                     metric.add_metric([*key, *labels], value)
             yield metric
 
 
+def _metric(family: Family) -> CounterMetricFamily | GaugeMetricFamily:
+    made = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
+    return made(family.name, family.documentation, labels=family.labels)
+
+
 def _gauge(family: Family, values: dict[tuple[str, ...], float]) -> Metric:
-    metric = GaugeMetricFamily(family.name, family.documentation, labels=family.labels)
+    metric = _metric(family)
     for labels, value in values.items():
         metric.add_metric(list(labels), float(value))
     return metric

@@ -1,8 +1,8 @@
 """Pulls `/v1/status` from rank 0 of every running job, beside the reconciliations and never in their way.
 
 Reports stay in memory: they are only the freshest view of what the trainer knows, and are pulled again after a restart.
-A reconciliation is asked for when a report says something new in kind (first report, other state, first checkpoint, a
-warning) or a trainer that answered does so no more, otherwise at most once in the progress interval.
+A reconciliation is asked for when a report says something new in kind (other state, first checkpoint, a warning; see
+`report_news`) or a trainer does not answer any more, otherwise at most once in the progress interval.
 
 A trainer is not trusted to answer well. An answer is bounded in time and size, never unpacked, no redirect is followed,
 and what it says goes through `untrusted`. Who wastes time or answers with nonsense is asked less and less often, so
@@ -24,10 +24,12 @@ from dataclasses import dataclass, field
 import aiohttp
 
 from plumbline_api.contract import PORT, STATUS_PATH, StatusReport
-from plumbline_api.status import Health
 from plumbline_operator.api import Api, ApiError, read_bounded
+from plumbline_operator.decide.draft import read_status
+from plumbline_operator.decide.stall import SILENT_SECONDS
 from plumbline_operator.model import Observed
 from plumbline_operator.pods import PodView
+from plumbline_operator.report_news import StoredWord, is_news
 from plumbline_operator.resources import JobKey
 from plumbline_operator.untrusted import MOST_BYTES, read_report
 
@@ -55,9 +57,13 @@ class _Target:
     """Rank 0 of one attempt."""
 
     pod: PodView
+    stored: StoredWord
     due: float = 0.0
     busy: bool = False
     report: StatusReport | None = None
+    has_untold: bool = False
+    """Whether a report came after the last one that a reconciliation was asked for."""
+    silence_told: bool = False
     told: float = field(default=float("-inf"))
     useless_in_a_row: int = 0
     unanswered_since: float | None = None
@@ -112,7 +118,7 @@ class StatusPuller:
             return
         target = self._targets.get(key)
         if target is None or target.pod.uid != leader.uid:
-            self._targets[key] = _Target(leader)
+            self._targets[key] = _Target(leader, StoredWord.of(read_status(observed.job), leader.attempt))
         else:
             target.pod = leader
 
@@ -168,18 +174,29 @@ class StatusPuller:
         else:
             answered = True
             target.useless_in_a_row = 0
+            target.silence_told = False
             self._take(key, target, report)
         finally:
             target.busy = False
-            if not answered and target.unanswered_since is None:
-                self._miss(key, target)
+            if not answered:
+                self._miss(key, target, asked)
             target.unanswered_since = None if answered else target.unanswered_since or asked
             target.due = time.monotonic() + pause
 
-    def _miss(self, key: JobKey, target: _Target) -> None:
-        """The trainer answered until now: its pod may be gone, and nobody else may tell."""
-        if target.report is not None and self._targets.get(key) is target and target.news_left > 0:
-            target.news_left -= 1
+    def _miss(self, key: JobKey, target: _Target, now: float) -> None:
+        """An answer is missing: the pod may be gone, and nobody else may tell.
+
+        Told at once of a trainer that answered until now, and of one that this operator has never heard when it may be
+        found to hang: from then on the decision knows when to look again.
+        """
+        if self._targets.get(key) is not target:
+            return
+        if target.report is not None:
+            if target.unanswered_since is None and target.news_left > 0:
+                target.news_left -= 1
+                self._enqueue(key)
+        elif not target.silence_told and now - (target.unanswered_since or now) >= SILENT_SECONDS:
+            target.silence_told = True
             self._enqueue(key)
 
     def _pause_after_useless(self, target: _Target) -> float:
@@ -191,19 +208,25 @@ class StatusPuller:
         before, target.report = target.report, report
         if self._targets.get(key) is not target:
             return
-        news = _news(before, report)
+        news = not target.stored.knows(report) if before is None else is_news(before, report)
         at_once = news and target.news_left > 0
         target.news_left = target.news_left - 1 if at_once else min(NEWS_AT_ONCE, target.news_left + (not news))
-        if before == report:
-            return
+        target.has_untold |= before != report
         now = time.monotonic()
         if at_once:
-            target.told = now
-            self._enqueue(key)
-        elif now - target.told >= self._progress_interval and self._progress_left >= 1 and self._has_time():
+            self._tell(key, target, now)
+        elif (
+            target.has_untold
+            and now - target.told >= self._progress_interval
+            and self._progress_left >= 1
+            and self._has_time()
+        ):
             self._progress_left -= 1
-            target.told = now
-            self._enqueue(key)
+            self._tell(key, target, now)
+
+    def _tell(self, key: JobKey, target: _Target, now: float) -> None:
+        target.told, target.has_untold = now, False
+        self._enqueue(key)
 
     async def _fetch(self, key: JobKey, pod: PodView) -> bytes:
         if self._through_api_server:
@@ -216,20 +239,3 @@ class StatusPuller:
             if response.status != 200:
                 raise ValueError(f"the answer has the status {response.status}")
             return await read_bounded(response.content, MOST_BYTES)
-
-
-def _broken(health: Health | None) -> tuple[int, list[tuple[str, str]]]:
-    """What of a report's health deserves to be told at once: rollbacks, and which guardrails are broken."""
-    if health is None:
-        return 0, []
-    return health.rollbacks, [(one.signal, one.action) for one in health.signals if one.broken_since is not None]
-
-
-def _news(before: StatusReport | None, report: StatusReport) -> bool:
-    if before is None or before.state != report.state or before.warnings != report.warnings:
-        return True
-    if (before.stall is None) != (report.stall is None):
-        return True
-    if _broken(before.health) != _broken(report.health):
-        return True
-    return (before.checkpoint is None) != (report.checkpoint is None)

@@ -8,19 +8,25 @@ raises is logged, and the loop lists and watches again.
 
 A stream that fails for ever is not hidden by this: the audit finds that it does not deliver, and fails the liveness
 probe.
+
+What a list holds, with which every stream begins, goes the short way: kopf has a queue and a task for each object, made
+for handlers that take long, and at a start over thousands of objects, all of which are new to it, they are most of what
+the start costs. What a watch tells afterwards comes by way of kopf's handlers.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import kopf
 from kopf._cogs.clients import watching
 
 RELIST_SECONDS = 1.0
+LISTED_AT_ONCE = 20
+"""Objects of a list that are taken before others get their turn."""
 
 logger = logging.getLogger(__name__)
 
@@ -30,9 +36,33 @@ Watch = Callable[..., AsyncIterator[Any]]
 _kopf_watch: Watch = watching.continuous_watch
 
 
-def keep_streams_alive() -> None:
-    """Makes all streams of kopf begin anew after errors, in this process. May be called again."""
-    watching.continuous_watch = restarting(_kopf_watch)
+TakeListed = Callable[[str, str, Mapping[str, Any]], None]
+"""Called with the group and the plural name of a resource and an object of it that a list holds."""
+
+
+def keep_streams_alive(take_listed: TakeListed) -> None:
+    """Makes all streams of kopf begin anew after errors, and give `take_listed` what they begin with, in this process.
+
+    May be called again.
+    """
+    watching.continuous_watch = restarting(without_lists(_kopf_watch, take_listed))
+
+
+def without_lists(watch: Watch, take_listed: TakeListed) -> Watch:
+    """The same watch without the objects that its list holds, which are taken here."""
+
+    async def watch_only(**about: Any) -> AsyncIterator[Any]:
+        taken = 0
+        async for event in watch(**about):
+            if isinstance(event, watching.Bookmark) or event["type"] is not None:
+                yield event
+                continue
+            take_listed(about["resource"].group, about["resource"].plural, event["object"])
+            taken += 1
+            if taken % LISTED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+
+    return watch_only
 
 
 def restarting(watch: Watch) -> Watch:

@@ -14,6 +14,7 @@ from typing import Any
 import kopf
 from kubernetes.aio.client import Configuration
 
+from plumbline_operator.api import LISTED_A_PAGE
 from plumbline_operator.audit import Audit
 from plumbline_operator.child_index import ChildIndex
 from plumbline_operator.departed import DepartedPods
@@ -35,7 +36,7 @@ from plumbline_operator.resources import (
     Resource,
 )
 from plumbline_operator.seen import SeenVersions
-from plumbline_operator.streams import keep_streams_alive
+from plumbline_operator.streams import TakeListed, keep_streams_alive
 
 _POD_NAME_PARTS = 3
 """Parts that a pod's name has after the job's: role, attempt, index."""
@@ -190,19 +191,29 @@ class Watcher:
             self._handle(registry, resource, audit)
         return registry
 
+    def listed(self, audit: Audit) -> TakeListed:
+        """What takes the objects that a stream begins with."""
+        watched = {(resource.group, resource.plural): resource for resource in (*audit.resources, EVENTS)}
+
+        def take_listed(group: str, plural: str, document: Mapping[str, Any]) -> None:
+            self._deliver(watched[group, plural], document, audit, deleted=False)
+
+        return take_listed
+
     def _handle(self, registry: kopf.OperatorRegistry, resource: Resource, audit: Audit) -> None:
         async def on_event(event: Mapping[str, Any], **_: Any) -> None:
-            document = event["object"]
-            deleted = event["type"] == "DELETED"
-            self._activity.touch(resource.plural)
-            if resource in audit.resources:
-                audit.delivered(resource, document["metadata"], deleted)
-            self.take(resource, document, deleted=deleted)
+            self._deliver(resource, event["object"], audit, deleted=event["type"] == "DELETED")
 
         register = kopf.on.event(
             resource.group, resource.version, resource.plural, registry=registry, id=f"watch-{resource.plural}"
         )
         register(on_event)
+
+    def _deliver(self, resource: Resource, document: Mapping[str, Any], audit: Audit, *, deleted: bool) -> None:
+        self._activity.touch(resource.plural)
+        if resource in audit.resources:
+            audit.delivered(resource, document["metadata"], deleted)
+        self.take(resource, document, deleted=deleted)
 
 
 def _owner(metadata: Mapping[str, Any]) -> JobKey | None:
@@ -248,7 +259,7 @@ def kopf_settings() -> kopf.OperatorSettings:
     settings.watching.client_timeout = 260
     settings.watching.connect_timeout = 10
     settings.watching.inactivity_timeout = 70
-    settings.watching.chunk_size = 500
+    settings.watching.chunk_size = LISTED_A_PAGE
     settings.networking.request_timeout = 30
     settings.networking.connect_timeout = 10
     # kopf gives up a stream, and with it the process, when a request has failed so many times.
@@ -271,7 +282,7 @@ async def watch(
 ) -> None:
     """Runs kopf until it is told to stop by a signal; raises if one of its tasks dies."""
     registry = watcher.handlers(audit)
-    keep_streams_alive()
+    keep_streams_alive(watcher.listed(audit))
 
     async def login(**_: Any) -> kopf.ConnectionInfo:
         return await connection_info(configuration)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
@@ -19,10 +20,10 @@ class Server:
         self.held: list[dict[str, Any]] = []
         self.failure: Exception | None = None
 
-    async def list(self, *_: Any, **__: Any) -> list[dict[str, Any]]:
+    async def pages(self, *_: Any, **__: Any) -> AsyncIterator[list[dict[str, Any]]]:
         if self.failure is not None:
             raise self.failure
-        return self.held
+        yield self.held
 
 
 class Setting:

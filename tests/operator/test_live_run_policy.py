@@ -61,10 +61,12 @@ def test_pods_that_do_not_come_together_give_their_nodes_back(namespace: Namespa
         return PodLife(unschedulable="0/1 nodes are available") if short else PodLife(exit_code=None)
 
     namespace.pods_do(life)
-    policy = {"pendingTimeoutSeconds": 1, "backoffLimit": 0, "backoff": {"initialSeconds": 1, "maxSeconds": 1}}
+    policy = {"pendingTimeoutSeconds": 3, "backoffLimit": 0, "backoff": {"initialSeconds": 1, "maxSeconds": 1}}
     namespace.create(preference_job(replicas=2, run_policy=policy))
     status = namespace.wait_phase("tune", "Complete")
-    assert [entry["reason"] for entry in status["attempts"]] == ["PendingTimeout", "Completed"]
+    # A machine too busy to start two simulated pods within the timeout sees more than one attempt without them.
+    *without_all_pods, last = [entry["reason"] for entry in status["attempts"]]
+    assert (set(without_all_pods), last) == ({"PendingTimeout"}, "Completed")
     assert status["failures"] == 0
 
 

@@ -227,3 +227,13 @@ def test_a_time_that_is_none_is_left_out(text: object) -> None:
 def test_no_family_is_there_twice() -> None:
     names = [family.shown_name for family in (*JOB_FAMILIES, *OPERATOR_FAMILIES)]
     assert len(set(names)) == len(names)
+
+
+def test_who_asks_for_a_few_metrics_does_not_make_the_operator_write_the_series_of_all_jobs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    operator = Operator()
+    operator.see(status=STATUS)
+    monkeypatch.setattr("plumbline_operator.metrics.shown_jobs", lambda *_: pytest.fail("nobody asked for single jobs"))
+    few = operator.metrics.registry.restricted_registry(["plumbline_operator_jobs", "plumbline_operator_watch_silent"])
+    assert [metric.name for metric in few.collect()] == ["plumbline_operator_jobs", "plumbline_operator_watch_silent"]

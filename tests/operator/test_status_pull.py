@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import gzip
 import itertools
 import json
@@ -47,9 +48,15 @@ class Setting:
             pull_seconds=0.02,
             timeout_seconds=0.3,
         )
-        pod = PodView("tune-trainer-1-0", "pod-uid", attempt=1, rank=0, phase="Running", ip="127.0.0.1")
-        self.observed = Observed(job={}, pods=(pod,))
+        self.pod = PodView("tune-trainer-1-0", "pod-uid", attempt=1, rank=0, phase="Running", ip="127.0.0.1")
+        self.observed = Observed(job={}, pods=(self.pod,))
         self.puller.follow(KEY, self.observed)
+
+    def follow_one_that_was_heard(self) -> None:
+        """The same trainer, of which the stored status has a report of an operator before this one."""
+        job = {"status": {"attempt": 1, "attempts": [{"number": 1, "toStep": 2}]}}
+        self.puller.forget(KEY)
+        self.puller.follow(KEY, dataclasses.replace(self.observed, job=job))
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -379,6 +386,36 @@ async def test_a_trainer_that_stops_to_answer_is_told_of_once(setting: Setting) 
     setting.answers(b"nonsense")
     await setting.news()
     await setting.asked_again(3)
+    assert setting.told.empty()
+
+
+async def test_a_first_report_that_tells_nothing_new_is_told_when_there_is_time(setting: Setting) -> None:
+    setting.follow_one_that_was_heard()
+    setting.has_time = False
+    setting.answers(body(step=7))
+    await setting.asked_again(3)
+    assert setting.told.empty()
+    setting.has_time = True  # the report is the same as before
+    assert (await setting.news()).step == 7
+    await setting.asked_again(3)
+    assert setting.told.empty()
+
+
+async def test_a_first_report_with_news_does_not_wait(setting: Setting) -> None:
+    setting.follow_one_that_was_heard()
+    setting.has_time = False
+    setting.answers(body(step=7, warnings=["look"]))
+    assert (await setting.news()).warnings == ["look"]
+
+
+async def test_one_that_never_answers_this_operator_is_told_of_once(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(status_pull, "SILENT_SECONDS", 0.1)
+    setting.answers(b"nonsense")
+    assert await asyncio.wait_for(setting.told.get(), 10) == KEY
+    assert setting.puller.silent_seconds(KEY) >= 0.1
+    await setting.asked_again(2)
     assert setting.told.empty()
 
 

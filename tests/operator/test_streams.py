@@ -16,6 +16,8 @@ from plumbline_operator import streams
 from plumbline_operator.watching import kopf_settings
 
 PODS = references.Resource("", "v1", "pods")
+listed: list[tuple[str, str, Any]] = []
+"""What was taken from lists."""
 
 
 def refusal(kind: type[errors.APIError], status: int) -> errors.APIError:
@@ -30,7 +32,8 @@ def error_event(code: int) -> dict[str, Any]:
 def restarting_streams(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     original = watching.continuous_watch
     monkeypatch.setattr(streams, "RELIST_SECONDS", 0.0)
-    streams.keep_streams_alive()
+    streams.keep_streams_alive(lambda group, plural, document: listed.append((group, plural, document)))
+    listed.clear()
     yield
     watching.continuous_watch = original
 
@@ -42,6 +45,7 @@ class Server:
         self.lists: list[Exception] = []
         self.watches: list[Any] = []
         self.listed = 0
+        self.held: list[Any] = []
         monkeypatch.setattr(fetching, "fetch_objs", self._list)
         monkeypatch.setattr(watching, "watch_objs", self._watch)
 
@@ -49,7 +53,7 @@ class Server:
         self.listed += 1
         if self.lists:
             raise self.lists.pop(0)
-        yield [], "7"
+        yield self.held, "7"
 
     async def _watch(self, **_: Any) -> AsyncIterator[Any]:
         if not self.watches:
@@ -97,6 +101,15 @@ async def test_a_list_that_fails_is_asked_for_again(monkeypatch: pytest.MonkeyPa
     server = Server(monkeypatch)
     server.lists = [error]
     assert (await asyncio.wait_for(first_event(), 10))["type"] == "ADDED"
+
+
+async def test_what_a_list_holds_takes_the_short_way_and_what_a_watch_tells_goes_to_kopf(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = Server(monkeypatch)
+    server.held = [{"metadata": {"uid": str(number)}} for number in range(2 * streams.LISTED_AT_ONCE)]
+    assert (await asyncio.wait_for(first_event(), 10))["type"] == "ADDED"
+    assert listed == [("", "pods", document) for document in server.held]
 
 
 async def test_without_a_login_there_is_nothing_to_begin_anew(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,9 +25,10 @@ LATER_PROGRESS = ("--progress-interval", "3600")
 """So that a short life has no writes that only tell of progress."""
 PAUSE_SECONDS = 0.25
 """Between two jobs that are created one by one."""
-POLL_SECONDS = 3.0
-"""Between two looks at the operator's metrics. It writes the series of a thousand jobs for each, so that looking often
-is a load that no Prometheus would be; times until something holds are longer by as much."""
+POLL_SECONDS = 1.0
+"""Between two looks at those of the operator's metrics that tell how far it is."""
+SCRAPE_SECONDS = 30.0
+"""Between two scrapes of all its metrics, as with the chart's ServiceMonitor."""
 QUIET_SECONDS = 6.0
 """For so long no key waits for a worker when an operator is said to have converged."""
 
@@ -48,7 +49,13 @@ async def running_operator(
         async with asyncio.timeout(120):
             while not operator.ready():
                 await asyncio.sleep(0.05)
-        yield operator
+        scraping = asyncio.create_task(_scrape(Figures(operator)))
+        try:
+            yield operator
+            if scraping.done():
+                scraping.result()  # which is why there is none
+        finally:
+            scraping.cancel()
     finally:
         if operator.alive:
             operator.kill()
@@ -171,6 +178,13 @@ async def measure_alive(
                 }
                 say(f"while they run: {steady}")
     return {"jobs": jobs, "starts": starts, "steady": steady}
+
+
+async def _scrape(figures: Figures) -> None:
+    """What a Prometheus asks of the operator all the while."""
+    while True:
+        await asyncio.to_thread(figures.scrape)
+        await asyncio.sleep(SCRAPE_SECONDS)
 
 
 async def _all_complete(session: aiohttp.ClientSession, namespace: str, jobs: int) -> None:

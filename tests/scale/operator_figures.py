@@ -8,12 +8,16 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlencode
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.operator.live_cluster import OperatorProcess
 
 WRITES = ("apply", "apply_status", "create", "patch", "delete")
+REQUESTS = "plumbline_operator_api_requests_total"
+RECONCILES = "plumbline_operator_reconcile_total"
+JOBS = "plumbline_operator_jobs"
 WAITING = ("plumbline_operator_queue_depth", "plumbline_operator_queue_working")
 _TICKS = os.sysconf("SC_CLK_TCK")
 MEBIBYTE = 1 << 20
@@ -28,7 +32,7 @@ class Figures:
     def requests(self) -> Counter[tuple[str, str]]:
         """Requests to the API server so far, by verb and resource."""
         counted: Counter[tuple[str, str]] = Counter()
-        for labels, value in _samples(self._text(), "plumbline_operator_api_requests_total"):
+        for labels, value in _samples(self._text(REQUESTS), REQUESTS):
             counted[labels["verb"], labels["resource"]] += int(value)
         return counted
 
@@ -37,16 +41,16 @@ class Figures:
 
     def has_converged(self, jobs: int) -> bool:
         """Whether so many jobs run and as many reconciliations came to an end without an error."""
-        text = self._text()
-        settled = _total(text, "plumbline_operator_reconcile_total", result="settled")
-        return settled >= jobs and _total(text, "plumbline_operator_jobs", phase="Running") >= jobs
+        text = self._text(RECONCILES, JOBS)
+        settled = _total(text, RECONCILES, result="settled")
+        return settled >= jobs and _total(text, JOBS, phase="Running") >= jobs
 
     def running_jobs(self) -> int:
-        return int(_total(self._text(), "plumbline_operator_jobs", phase="Running"))
+        return int(_total(self._text(JOBS), JOBS, phase="Running"))
 
     def waiting(self) -> int:
         """Keys that wait for a worker or are worked on."""
-        text = self._text()
+        text = self._text(*WAITING)
         return int(sum(_total(text, name) for name in WAITING))
 
     def resident_mebibytes(self) -> float:
@@ -70,16 +74,22 @@ class Figures:
         assert found
         return int(found.group(1))
 
-    def _text(self) -> str:
-        return self._operator.get(self._operator.metrics_port, "/metrics")
+    def scrape(self) -> None:
+        """Everything that `/metrics` has, as Prometheus asks for it."""
+        self._operator.get(self._operator.metrics_port, "/metrics")
+
+    def _text(self, *names: str) -> str:
+        """The metrics of these names, for which the operator does not write the series of all jobs."""
+        query = urlencode([("name[]", name) for name in names])
+        return self._operator.get(self._operator.metrics_port, f"/metrics?{query}")
 
 
 def _samples(text: str, name: str) -> Iterator[tuple[dict[str, str], float]]:
-    """Labels and value of one metric's samples; only their lines are parsed, for there are those of all jobs too."""
-    lines = [line for line in text.splitlines() if line.startswith((f"{name}{{", f"{name} "))]
-    for family in text_string_to_metric_families("\n".join([*lines, ""])):
+    """Labels and value of one metric's samples."""
+    for family in text_string_to_metric_families(text):
         for sample in family.samples:
-            yield sample.labels, sample.value
+            if sample.name == name:
+                yield sample.labels, sample.value
 
 
 def _total(text: str, name: str, **labels: str) -> float:

@@ -49,10 +49,7 @@ def stall_finding(
         return None, None
     if silent_seconds < SILENT_SECONDS:
         if report is None:
-            # An operator that has just started or taken over: nothing but this look would ever find a trainer that
-            # hangs so that it does not answer. One that nobody ever heard may be out of reach of any operator.
-            answered = gang.attempt.to_step is not None
-            return None, max(1.0, SILENT_SECONDS - silent_seconds) if answered else None
+            return None, None  # who asks the trainers tells of one that leaves all questions unanswered for so long
         if report.stall is not None:
             left = (given or 0.0) - (now - report.stall.since).total_seconds()
             return (_said(gang, report.stall, log_tails), None) if left <= 0 else (None, left)
