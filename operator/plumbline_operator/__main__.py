@@ -20,6 +20,7 @@ from plumbline_operator.child_index import ChildIndex
 from plumbline_operator.departed import DepartedPods
 from plumbline_operator.health import HealthServer
 from plumbline_operator.leadership import Leadership
+from plumbline_operator.listed import ListedObjects
 from plumbline_operator.login import NoLogin, load_configuration
 from plumbline_operator.logs import configure_logs
 from plumbline_operator.metrics import MOST_JOBS, OperatorMetrics, WatchActivity, build_version
@@ -29,7 +30,7 @@ from plumbline_operator.registry import JobRegistry
 from plumbline_operator.resources import JOBS, RUNTIMES, JobKey
 from plumbline_operator.seen import SeenVersions
 from plumbline_operator.status_pull import PULL_SECONDS, StatusPuller
-from plumbline_operator.watching import Watcher, audited, watch
+from plumbline_operator.watching import Delivery, Watcher, audited, watch
 
 logger = logging.getLogger("plumbline_operator")
 
@@ -108,7 +109,7 @@ async def run(options: argparse.Namespace) -> None:
     assert starting is not None
     configuration = await load_configuration(options.kubeconfig)
     jobs, activity, queue = JobRegistry(), WatchActivity(), WorkQueue[JobKey](expected=UNREACHABLE, is_outage=is_outage)
-    departed, children, seen = DepartedPods(), ChildIndex(), SeenVersions()
+    departed, children, seen, listed = DepartedPods(), ChildIndex(), SeenVersions(), ListedObjects()
     metrics = OperatorMetrics(jobs, queue, activity, options.metrics_jobs)
     api = Api(configuration, metrics.requested)
     puller = StatusPuller(
@@ -120,9 +121,9 @@ async def run(options: argparse.Namespace) -> None:
         pull_seconds=options.status_interval,
     )
     reconciler = Reconciler(
-        api, queue, jobs, puller, departed, children, seen, metrics, progress_interval=options.progress_interval
+        api, queue, jobs, puller, departed, children, seen, listed, metrics, progress_interval=options.progress_interval
     )
-    watcher = Watcher(queue, jobs, departed, children, seen, activity)
+    watcher = Watcher(queue, jobs, departed, children, seen, listed)
     resources = audited(cluster_scope=not options.without_cluster_scope)
     audit = Audit(api, resources, options.namespace, watcher.concern_later, watcher.notice_listed)
     metrics.show_silent([*(resource.plural for resource in audit.resources), "audit"], audit.silent)
@@ -130,7 +131,8 @@ async def run(options: argparse.Namespace) -> None:
     if options.leader_election:
         leadership = Leadership(api, *options.leader_election.split("/", 1))
         metrics.show_leadership(lambda: leadership.leads)
-    watching = asyncio.Event()
+    watching, all_listed = asyncio.Event(), asyncio.Event()
+    delivery = Delivery(watcher, audit, activity, options.namespace, all_listed)
     # Until kopf takes the signal over; the first process of a container has no default action for it.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, starting.cancel)
     health = HealthServer(options.health_port, audit.silent, watching.is_set)
@@ -142,7 +144,7 @@ async def run(options: argparse.Namespace) -> None:
         async with asyncio.TaskGroup() as group:
 
             async def work() -> None:
-                await children.fill(api, options.namespace)
+                await all_listed.wait()  # the children's names above all: a job is looked at with all that it has
                 watcher.work_begins()
                 await queue.run(options.workers, reconciler)
 
@@ -153,7 +155,7 @@ async def run(options: argparse.Namespace) -> None:
             ]
             if leadership:
                 background.append(group.create_task(leadership.run(), name="leadership"))
-            await watch(watcher, audit, configuration, options.namespace, watching)
+            await watch(delivery, configuration, options.namespace, watching)
             for task in background:
                 task.cancel()
     finally:

@@ -3,10 +3,10 @@
 A watch that died looks exactly like a quiet cluster, so the time since the last event proves nothing. What does: an
 object whose present version no stream has delivered although there was time enough. Every audit lists the metadata of
 each watched resource and compares versions, a page at a time with a pause after each: the API server reads every object
-for it, and with thousands of jobs this would otherwise be most of what the operator costs it. An object that is behind gets its
-job reconciled at once, so nothing is lost meanwhile; one that stays behind for `TOLERATED_SECONDS` means that its
-stream is dead, and the liveness probe fails. So does an audit that for `BLIND_SECONDS` neither succeeds nor fails, or
-whose credentials are refused for as long. An API server that is down, overloaded or in trouble is no reason: a new
+for it, and with thousands of jobs this would otherwise be most of what the operator costs it. An object that is behind
+gets its job reconciled at once, so nothing is lost meanwhile; one that stays behind for `TOLERATED_SECONDS` means that
+its stream is dead, and the liveness probe fails. So does an audit that for `BLIND_SECONDS` neither gets on nor fails,
+or whose credentials are refused for as long. An API server that is down, overloaded or in trouble is no reason: a new
 process would find it just the same, and an operator that waits is there when it comes back.
 
 A stream that starts anew tells what is there and never what went away meanwhile, so each audit also names what it

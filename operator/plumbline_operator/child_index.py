@@ -1,27 +1,19 @@
 """Names of the pods and Services that jobs have: what a reconciliation reads by name instead of asking for a list.
 
 A list with a label selector costs the API server a look at every object of the namespace, so a thousand jobs would cost
-a million looks. The index is filled once at the start and kept by the watch streams. It holds names and nothing else:
-what an object says is always read live. A name that is gone is found to be gone when it is read, and a child of the
-present attempt that no stream has told of yet is read by the name that it must have.
+a million looks. The watch streams fill the index, and no job is looked at before each has told what it begins with. It
+holds names and nothing else. A name that is gone is found to be gone when it is read, and a child of the present
+attempt that no stream has told of yet is read by the name that it must have.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-import aiohttp
-
-from plumbline_operator.api import Api, ApiError
-from plumbline_operator.resources import JOB_NAME_LABEL, JOB_UID_LABEL, PODS, SERVICES, Resource
+from plumbline_operator.resources import JOB_NAME_LABEL, PODS, SERVICES, Resource
 
 INDEXED = (PODS, SERVICES)
-RETRY_SECONDS = 2.0
-
-logger = logging.getLogger(__name__)
 
 
 class ChildIndex:
@@ -29,21 +21,6 @@ class ChildIndex:
 
     def __init__(self) -> None:
         self._names: dict[tuple[str, str, str], set[str]] = {}
-
-    async def fill(self, api: Api, namespaces: Sequence[str]) -> None:
-        """Reads the names of all children; returns when it has them, however long the API server does not answer."""
-        scopes: list[str | None] = list(namespaces) or [None]
-        while True:
-            try:
-                for resource in INDEXED:
-                    for scope in scopes:
-                        present = await api.list(resource, scope, labels=JOB_UID_LABEL, metadata_only=True)
-                        self.add(resource, present)
-            except (ApiError, aiohttp.ClientError, TimeoutError, OSError) as error:
-                logger.warning("The children of jobs cannot be listed", extra={"error": str(error)})
-                await asyncio.sleep(RETRY_SECONDS)
-            else:
-                return
 
     def add(self, resource: Resource, documents: Iterable[Mapping[str, Any]]) -> None:
         """Objects that exist; those that are no children of a job are passed over."""

@@ -1,9 +1,9 @@
 """Reads the world for one reconciliation: the only place where the operator looks at objects.
 
-All reads are live, and by name where names are known (`child_index`). What is read rarely is read only when it can
-matter: the runtime while there is no snapshot, warning events while a pod has not started, logs and nodes when a pod
-has failed or is going away. Events, logs and capacities say why, and never what to do: they are read together, in a
-short time, and done without where they cannot be had.
+Reads are by name where names are known (`child_index`), and live, but for the first look after a start (`listed`). What
+is read rarely is read only when it can matter: the runtime while there is no snapshot, warning events while a pod has
+not started, logs and nodes when a pod has failed or is going away. Events, logs and capacities say why, and never what
+to do: they are read together, in a short time, and done without where they cannot be had.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import itertools
 import logging
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, Protocol
 
 from plumbline_api.contract import StatusReport
 from plumbline_api.running import Resources
 from plumbline_api.status import Attempt, JobStatus
-from plumbline_operator.api import COURTESY_SECONDS, NO_ANSWER, Api, ApiError
+from plumbline_operator.api import COURTESY_SECONDS, NO_ANSWER, ApiError
 from plumbline_operator.capacity import CapacityReader
 from plumbline_operator.child_index import ChildIndex
 from plumbline_operator.children import pod_name, service_name
@@ -54,8 +54,20 @@ CLOCKS_DIFFER = timedelta(seconds=5)
 logger = logging.getLogger(__name__)
 
 
+class Reader(Protocol):
+    """Where objects are read: the API server, or what it has just listed."""
+
+    async def get(self, resource: Resource, namespace: str | None, name: str) -> dict[str, Any] | None:
+        """One object, or None if there is none of that name."""
+
+    async def list(
+        self, resource: Resource, namespace: str | None = None, *, labels: str | None = None, fields: str | None = None
+    ) -> list[dict[str, Any]]:
+        """All objects that match."""
+
+
 async def observe(
-    api: Api,
+    api: Reader,
     key: JobKey,
     report: StatusReport | None,
     departed: DepartedPods,
@@ -118,7 +130,7 @@ async def observe(
     )
 
 
-async def _pods(api: Api, index: ChildIndex, key: JobKey, expected: Iterable[str]) -> list[dict[str, Any]]:
+async def _pods(api: Reader, index: ChildIndex, key: JobKey, expected: Iterable[str]) -> list[dict[str, Any]]:
     names = index.names(PODS, key.namespace, key.name).union(expected)
     if len(names) > MOST_SINGLE_READS:
         pods = await api.list(PODS, key.namespace, labels=f"{JOB_NAME_LABEL}={key.name}")
@@ -128,7 +140,7 @@ async def _pods(api: Api, index: ChildIndex, key: JobKey, expected: Iterable[str
     return await _by_name(api, index, PODS, key, names)
 
 
-async def _services(api: Api, index: ChildIndex, key: JobKey, attempt: Attempt | None) -> list[dict[str, Any]]:
+async def _services(api: Reader, index: ChildIndex, key: JobKey, attempt: Attempt | None) -> list[dict[str, Any]]:
     """The job's Services, and whatever else stands under the name that the open attempt's is to have.
 
     Server-side apply would take it over, and with an owner reference garbage collection would delete it after the job.
@@ -138,7 +150,7 @@ async def _services(api: Api, index: ChildIndex, key: JobKey, attempt: Attempt |
 
 
 async def _by_name(
-    api: Api, index: ChildIndex, resource: Resource, key: JobKey, names: Iterable[str]
+    api: Reader, index: ChildIndex, resource: Resource, key: JobKey, names: Iterable[str]
 ) -> list[dict[str, Any]]:
     asked = sorted(names)
     found = await asyncio.gather(*(api.get(resource, key.namespace, name) for name in asked))
@@ -179,7 +191,7 @@ def _service_view(service: Mapping[str, Any], job_name: str) -> ServiceView:
     return ServiceView(name, metadata["uid"], attempt, service.get("spec", {}).get("clusterIP") or "")
 
 
-async def _runtime(api: Api, key: JobKey, job: Mapping[str, Any]) -> Mapping[str, Any] | None:
+async def _runtime(api: Reader, key: JobKey, job: Mapping[str, Any]) -> Mapping[str, Any] | None:
     reference = runtime_reference(job)
     if reference is None or reference[0] not in RUNTIMES:
         return None  # the spec is invalid, and its validation says so
@@ -192,14 +204,14 @@ async def _runtime(api: Api, key: JobKey, job: Mapping[str, Any]) -> Mapping[str
         raise
 
 
-async def _events(api: Api, namespace: str, pods: list[PodView], narrower: str = "") -> tuple[PodEvent, ...]:
+async def _events(api: Reader, namespace: str, pods: list[PodView], narrower: str = "") -> tuple[PodEvent, ...]:
     """Newest first."""
     found = await asyncio.gather(*(_events_of(api, namespace, pod, narrower) for pod in pods[:MOST_PODS_EXPLAINED]))
     newest_first = sorted(itertools.chain(*found), key=lambda pair: pair[0], reverse=True)
     return tuple(told for _, told in newest_first)
 
 
-async def _events_of(api: Api, namespace: str, pod: PodView, narrower: str) -> list[tuple[str, PodEvent]]:
+async def _events_of(api: Reader, namespace: str, pod: PodView, narrower: str) -> list[tuple[str, PodEvent]]:
     """The events about one pod with their times."""
     fields = f"involvedObject.kind=Pod,involvedObject.name={pod.name}{narrower}"
     try:
@@ -243,7 +255,7 @@ def _telling(attempt: Attempt | None, pods: tuple[PodView, ...], hangs: bool) ->
     return [pod for pod in ours if pod.failed_container or (hangs and pod.phase == "Running")]
 
 
-async def _nodes(api: Api, pods: tuple[PodView, ...]) -> dict[str, bool]:
+async def _nodes(api: Reader, pods: tuple[PodView, ...]) -> dict[str, bool]:
     """Whether the nodes of pods that go away, or do not answer, are ready. Unknown without permission to read nodes."""
     ready = {}
     asked = [pod for pod in pods if pod.node and not pod.finished and (pod.stopping or pod.not_ready_since)]

@@ -16,10 +16,11 @@ from plumbline_operator.decide import decide
 from plumbline_operator.decide.draft import read_status
 from plumbline_operator.departed import DepartedPods
 from plumbline_operator.event_budget import EventBudget
+from plumbline_operator.listed import ListedObjects, NotListed
 from plumbline_operator.log_tails import LogReader
 from plumbline_operator.metrics import OperatorMetrics
 from plumbline_operator.model import Decision, Observed, Refusal, WriteStatus
-from plumbline_operator.observe import observe
+from plumbline_operator.observe import Reader, observe
 from plumbline_operator.queue import WorkQueue
 from plumbline_operator.registry import JobRegistry
 from plumbline_operator.resources import JobKey
@@ -44,6 +45,7 @@ class Reconciler:
         departed: DepartedPods,
         children: ChildIndex,
         seen: SeenVersions,
+        listed: ListedObjects,
         metrics: OperatorMetrics,
         *,
         progress_interval: float,
@@ -56,6 +58,7 @@ class Reconciler:
         self._departed = departed
         self._children = children
         self._seen = seen
+        self._listed = listed
         self._capacity = CapacityReader(api)
         self._logs = LogReader(api)
         self._event_budget = EventBudget()
@@ -74,19 +77,12 @@ class Reconciler:
             self._metrics.reconciled(key.kind, result, time.monotonic() - started)
 
     async def _reconcile(self, key: JobKey) -> str:
+        if await self._needs_nothing(key):
+            return "settled"
         refusals: tuple[Refusal, ...] = ()
         for _ in range(MOST_ROUNDS):
             observed_at = time.monotonic()
-            observed = await observe(
-                self._api,
-                key,
-                self._puller.report(key),
-                self._departed,
-                self._children,
-                self._capacity,
-                self._logs,
-                self._puller.silent_seconds(key),
-            )
+            observed = await self._observe(self._api, key)
             if observed is None:
                 self._forget(key)
                 return "gone"
@@ -97,20 +93,47 @@ class Reconciler:
                 applied = await self._apply(key, observed, decision, observed_at)
             except JobChanged:
                 continue
-            self._registry.store(key, _phase_after(observed, decision))
-            self._puller.follow(key, observed)
+            self._follow(key, observed, decision)
             if applied.refusals and not refusals:
                 refusals = applied.refusals
                 continue
             if decision.again:
                 continue
-            self._seen.store(key, seen_versions(observed, decision, applied))
-            if decision.requeue_after is not None:
-                self._queue.add_after(key, decision.requeue_after)
+            self._settle(key, decision, seen_versions(observed, decision, applied))
             return "settled"
         logger.warning("Decisions do not settle", extra={"key": str(key)})
         self._queue.add_after(key, 1.0)
         return "unsettled"
+
+    async def _needs_nothing(self, key: JobKey) -> bool:
+        """Whether a first look, at what was listed of the job, shows that there is nothing to do about it."""
+        listed = self._listed.take(key)
+        if listed is None or key in self._seen:
+            return False
+        try:
+            observed = await self._observe(listed, key)
+        except NotListed:
+            return False
+        decision = decide(observed, self._clock()) if observed is not None else None
+        if observed is None or decision is None or decision.steps or decision.again:
+            return False
+        self._follow(key, observed, decision)
+        self._settle(key, decision, observed.versions)
+        return True
+
+    async def _observe(self, reader: Reader, key: JobKey) -> Observed | None:
+        report, silent = self._puller.report(key), self._puller.silent_seconds(key)
+        departed, children = self._departed, self._children
+        return await observe(reader, key, report, departed, children, self._capacity, self._logs, silent)
+
+    def _follow(self, key: JobKey, observed: Observed, decision: Decision) -> None:
+        self._registry.store(key, _phase_after(observed, decision))
+        self._puller.follow(key, observed)
+
+    def _settle(self, key: JobKey, decision: Decision, seen: Mapping[str, str]) -> None:
+        self._seen.store(key, seen)
+        if decision.requeue_after is not None:
+            self._queue.add_after(key, decision.requeue_after)
 
     async def _apply(self, key: JobKey, observed: Observed, decision: Decision, observed_at: float) -> Applied:
         writes = [step for step in decision.steps if isinstance(step, WriteStatus)]
@@ -132,6 +155,7 @@ class Reconciler:
         self._puller.forget(key)
         self._departed.forget(key)
         self._seen.forget(key)
+        self._listed.drop(key)
         self._event_budget.forget(key)
         self._queue.forget(key)
         self._status_written.pop(key, None)

@@ -18,6 +18,10 @@ class SeenVersions:
     def __init__(self) -> None:
         self._versions: dict[JobKey, Mapping[str, str]] = {}
 
+    def __contains__(self, key: JobKey) -> bool:
+        """Whether any reconciliation of the job came to an end."""
+        return key in self._versions
+
     def store(self, key: JobKey, versions: Mapping[str, str]) -> None:
         """Resource versions by uid, of the job and its children."""
         self._versions[key] = versions

@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import kopf
 from kopf._cogs.clients import watching
@@ -36,31 +36,40 @@ Watch = Callable[..., AsyncIterator[Any]]
 _kopf_watch: Watch = watching.continuous_watch
 
 
-TakeListed = Callable[[str, str, Mapping[str, Any]], None]
-"""Called with the group and the plural name of a resource and an object of it that a list holds."""
+class TakesLists(Protocol):
+    """Who takes what the streams begin with."""
+
+    def take_listed(self, group: str, plural: str, document: Mapping[str, Any]) -> None:
+        """An object of a resource that a list holds."""
+
+    def list_ended(self, group: str, plural: str, namespace: str | None) -> None:
+        """All that the list holds was taken. `namespace` is None for a list of the whole cluster."""
 
 
-def keep_streams_alive(take_listed: TakeListed) -> None:
-    """Makes all streams of kopf begin anew after errors, and give `take_listed` what they begin with, in this process.
+def keep_streams_alive(taker: TakesLists) -> None:
+    """Makes all streams of kopf begin anew after errors, and give `taker` what they begin with, in this process.
 
     May be called again.
     """
-    watching.continuous_watch = restarting(without_lists(_kopf_watch, take_listed))
+    watching.continuous_watch = restarting(without_lists(_kopf_watch, taker))
 
 
-def without_lists(watch: Watch, take_listed: TakeListed) -> Watch:
+def without_lists(watch: Watch, taker: TakesLists) -> Watch:
     """The same watch without the objects that its list holds, which are taken here."""
 
     async def watch_only(**about: Any) -> AsyncIterator[Any]:
+        resource = about["resource"]
         taken = 0
         async for event in watch(**about):
-            if isinstance(event, watching.Bookmark) or event["type"] is not None:
-                yield event
+            if event is watching.Bookmark.LISTED:
+                taker.list_ended(resource.group, resource.plural, about["namespace"])
+            elif not isinstance(event, watching.Bookmark) and event["type"] is None:
+                taker.take_listed(resource.group, resource.plural, event["object"])
+                taken += 1
+                if taken % LISTED_AT_ONCE == 0:
+                    await asyncio.sleep(0)
                 continue
-            take_listed(about["resource"].group, about["resource"].plural, event["object"])
-            taken += 1
-            if taken % LISTED_AT_ONCE == 0:
-                await asyncio.sleep(0)
+            yield event
 
     return watch_only
 

@@ -19,6 +19,7 @@ from plumbline_operator.audit import Audit
 from plumbline_operator.child_index import ChildIndex
 from plumbline_operator.departed import DepartedPods
 from plumbline_operator.job_metrics import figures_of
+from plumbline_operator.listed import ListedObjects
 from plumbline_operator.login import connection_info
 from plumbline_operator.metrics import WatchActivity
 from plumbline_operator.queue import WorkQueue
@@ -36,7 +37,7 @@ from plumbline_operator.resources import (
     Resource,
 )
 from plumbline_operator.seen import SeenVersions
-from plumbline_operator.streams import TakeListed, keep_streams_alive
+from plumbline_operator.streams import keep_streams_alive
 
 _POD_NAME_PARTS = 3
 """Parts that a pod's name has after the job's: role, attempt, index."""
@@ -58,14 +59,14 @@ class Watcher:
         departed: DepartedPods,
         children: ChildIndex,
         seen: SeenVersions,
-        activity: WatchActivity,
+        listed: ListedObjects,
     ) -> None:
         self._queue = queue
         self._jobs = jobs
         self._departed = departed
         self._children = children
         self._seen = seen
-        self._activity = activity
+        self._listed = listed
         self._works = False
 
     def work_begins(self) -> None:
@@ -79,7 +80,9 @@ class Watcher:
         for key in self._jobs.keys_by_need():
             self._queue.add(key, routine=not self._jobs.is_new(key))
 
-    def _add(self, key: JobKey, *, routine: bool = False) -> None:
+    def _add(self, key: JobKey, *, routine: bool = False, listed: bool = False) -> None:
+        if not listed:
+            self._listed.drop(key)
         if self._works:
             self._queue.add(key, routine=routine)
 
@@ -91,20 +94,23 @@ class Watcher:
             self._departed.forget(key)
             self._children.forget(key.namespace, key.name)
 
-    def concern(self, resource: Resource, document: Mapping[str, Any], *, routine: bool = False) -> None:
-        """Queue the jobs that an object concerns. Its metadata is enough, but for runtimes named by new jobs."""
+    def concern(
+        self, resource: Resource, document: Mapping[str, Any], *, routine: bool = False, listed: bool = False
+    ) -> None:
+        """Queue the jobs that an object concerns, which is `listed` or something that happens. Its metadata is enough,
+        but for runtimes named by new jobs."""
         metadata = document["metadata"]
         if resource.kind in JOBS:
-            self._add(JobKey(resource.kind, metadata["namespace"], metadata["name"]), routine=routine)
+            self._add(JobKey(resource.kind, metadata["namespace"], metadata["name"]), routine=routine, listed=listed)
         elif resource.kind in RUNTIMES:
             for key in self._jobs.waiting_for((resource.kind, metadata.get("namespace"), metadata["name"])):
-                self._add(key, routine=routine)
+                self._add(key, routine=routine, listed=listed)
         elif resource == EVENTS:
             self._concern_pod_event(document)
         else:
             owner = _owner(metadata)
             if owner is not None:
-                self._add(owner, routine=routine)
+                self._add(owner, routine=routine, listed=listed)
 
     def concern_later(self, resource: Resource, document: Mapping[str, Any]) -> None:
         """`concern` about what no stream told of: behind what they tell."""
@@ -167,8 +173,10 @@ class Watcher:
             for key in self._jobs.keys_named(str(involved.get("namespace")), parts[0]):
                 self._add(key)
 
-    def take(self, resource: Resource, document: Mapping[str, Any], *, deleted: bool) -> None:
-        """What a stream delivered."""
+    def take(
+        self, resource: Resource, document: Mapping[str, Any], *, deleted: bool = False, listed: bool = False
+    ) -> None:
+        """What a stream delivered: in the list that it began with, or as it happened."""
         metadata = document["metadata"]
         if deleted:
             self._children.remove(resource, document)
@@ -182,38 +190,68 @@ class Watcher:
         elif resource == PODS and deleted:
             self.remember(document)
         if deleted or not self.is_seen(resource, metadata):
-            self.concern(resource, document)
+            if listed:
+                self._listed.keep(resource, document)
+            self.concern(resource, document, listed=listed)
 
-    def handlers(self, audit: Audit) -> kopf.OperatorRegistry:
+
+class Delivery:
+    """What the streams say goes to the watcher, and to the audit, which knows from it whether they keep up."""
+
+    def __init__(
+        self,
+        watcher: Watcher,
+        audit: Audit,
+        activity: WatchActivity,
+        namespaces: Sequence[str],
+        all_listed: asyncio.Event,
+    ) -> None:
+        """`all_listed` is set when each stream has told what it begins with."""
+        self._watcher = watcher
+        self._audit = audit
+        self._activity = activity
+        self._watched = {(resource.group, resource.plural): resource for resource in (*audit.resources, EVENTS)}
+        everywhere: list[str | None] = [None]
+        self._unlisted = {
+            (resource.group, resource.plural, namespace)
+            for resource in audit.resources
+            for namespace in (namespaces if namespaces and resource.namespaced else everywhere)
+        }
+        self._all_listed = all_listed
+
+    def handlers(self) -> kopf.OperatorRegistry:
         """kopf's registry with one `on.event` handler for each watched resource."""
         registry = kopf.OperatorRegistry()
-        for resource in (*audit.resources, EVENTS):
-            self._handle(registry, resource, audit)
+        for resource in self._watched.values():
+            self._handle(registry, resource)
         return registry
 
-    def listed(self, audit: Audit) -> TakeListed:
-        """What takes the objects that a stream begins with."""
-        watched = {(resource.group, resource.plural): resource for resource in (*audit.resources, EVENTS)}
+    def take_listed(self, group: str, plural: str, document: Mapping[str, Any]) -> None:
+        """An object that a list holds."""
+        self._deliver(self._watched[group, plural], document, listed=True)
 
-        def take_listed(group: str, plural: str, document: Mapping[str, Any]) -> None:
-            self._deliver(watched[group, plural], document, audit, deleted=False)
+    def list_ended(self, group: str, plural: str, namespace: str | None) -> None:
+        """A stream has told what it begins with."""
+        self._unlisted.discard((group, plural, namespace))
+        if not self._unlisted:
+            self._all_listed.set()
 
-        return take_listed
-
-    def _handle(self, registry: kopf.OperatorRegistry, resource: Resource, audit: Audit) -> None:
+    def _handle(self, registry: kopf.OperatorRegistry, resource: Resource) -> None:
         async def on_event(event: Mapping[str, Any], **_: Any) -> None:
-            self._deliver(resource, event["object"], audit, deleted=event["type"] == "DELETED")
+            self._deliver(resource, event["object"], deleted=event["type"] == "DELETED")
 
         register = kopf.on.event(
             resource.group, resource.version, resource.plural, registry=registry, id=f"watch-{resource.plural}"
         )
         register(on_event)
 
-    def _deliver(self, resource: Resource, document: Mapping[str, Any], audit: Audit, *, deleted: bool) -> None:
+    def _deliver(
+        self, resource: Resource, document: Mapping[str, Any], *, deleted: bool = False, listed: bool = False
+    ) -> None:
         self._activity.touch(resource.plural)
-        if resource in audit.resources:
-            audit.delivered(resource, document["metadata"], deleted)
-        self.take(resource, document, deleted=deleted)
+        if resource in self._audit.resources:
+            self._audit.delivered(resource, document["metadata"], deleted)
+        self._watcher.take(resource, document, deleted=deleted, listed=listed)
 
 
 def _owner(metadata: Mapping[str, Any]) -> JobKey | None:
@@ -274,15 +312,11 @@ def kopf_settings() -> kopf.OperatorSettings:
 
 
 async def watch(
-    watcher: Watcher,
-    audit: Audit,
-    configuration: Configuration,
-    namespaces: Sequence[str],
-    ready: asyncio.Event,
+    delivery: Delivery, configuration: Configuration, namespaces: Sequence[str], ready: asyncio.Event
 ) -> None:
     """Runs kopf until it is told to stop by a signal; raises if one of its tasks dies."""
-    registry = watcher.handlers(audit)
-    keep_streams_alive(watcher.listed(audit))
+    registry = delivery.handlers()
+    keep_streams_alive(delivery)
 
     async def login(**_: Any) -> kopf.ConnectionInfo:
         return await connection_info(configuration)

@@ -1,12 +1,9 @@
-"""Names of children: filled at the start, kept by the streams, corrected by reads; and what a reconciliation reads."""
+"""Names of children: kept by the streams, corrected by reads; and what a reconciliation reads."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import aiohttp
-
-from plumbline_operator.api import ApiError
 from plumbline_operator.capacity import CapacityReader
 from plumbline_operator.child_index import ChildIndex
 from plumbline_operator.departed import DepartedPods
@@ -30,10 +27,9 @@ def child(name: str, job: str | None = "tune", namespace: str = "team", uid: str
 class Server:
     """Objects by path, and which requests were made for them."""
 
-    def __init__(self, *failures: Exception) -> None:
+    def __init__(self) -> None:
         self.objects: dict[tuple[str, str], dict[str, Any]] = {}
         self.requests: list[str] = []
-        self.failures = list(failures)
 
     def hold(self, resource: Resource, *documents: dict[str, Any]) -> None:
         for document in documents:
@@ -45,8 +41,6 @@ class Server:
 
     async def list(self, resource: Resource, namespace: str | None = None, **_: Any) -> list[dict[str, Any]]:
         self.requests.append(f"list {resource.plural} in {namespace}")
-        if self.failures:
-            raise self.failures.pop()
         return [document for (plural, _), document in self.objects.items() if plural == resource.plural]
 
 
@@ -59,18 +53,6 @@ def running_job(replicas: int = 1) -> dict[str, Any]:
     job = stored(preference_job(replicas=replicas))
     job["status"] = {"phase": "Running", "attempt": 1, "attempts": [{"number": 1}]}
     return job
-
-
-async def test_it_is_filled_however_often_the_server_does_not_answer(monkeypatch: Any) -> None:
-    monkeypatch.setattr("plumbline_operator.child_index.RETRY_SECONDS", 0)
-    server: Any = Server(ApiError(503, "", ""), TimeoutError(), aiohttp.ClientError())
-    server.hold(PODS, child("tune-trainer-1-0"), child("of-nobody", job=None))
-    server.hold(SERVICES, child("tune-1"))
-    index = ChildIndex()
-    await index.fill(server, ["team"])
-    assert index.names(PODS, "team", "tune") == {"tune-trainer-1-0"}
-    assert index.names(SERVICES, "team", "tune") == {"tune-1"}
-    assert server.requests.count("list pods in team") == 4
 
 
 def test_names_come_and_go_with_the_streams() -> None:

@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from plumbline_operator.child_index import ChildIndex
 from plumbline_operator.departed import DepartedPods
 from plumbline_operator.job_metrics import JOB_FAMILIES, STATES, JobFigures, figures_of, shown_jobs
+from plumbline_operator.listed import ListedObjects
 from plumbline_operator.metrics import OPERATOR_FAMILIES, OperatorMetrics, WatchActivity
 from plumbline_operator.queue import WorkQueue
 from plumbline_operator.registry import JobRegistry
@@ -57,7 +58,7 @@ class Operator:
     def __init__(self, most_jobs: int = 1000) -> None:
         self.jobs = JobRegistry()
         queue = WorkQueue[JobKey]()
-        self.watcher = Watcher(queue, self.jobs, DepartedPods(), ChildIndex(), SeenVersions(), WatchActivity())
+        self.watcher = Watcher(queue, self.jobs, DepartedPods(), ChildIndex(), SeenVersions(), ListedObjects())
         self.metrics = OperatorMetrics(self.jobs, queue, WatchActivity(), most_jobs)
 
     def see(self, name: str = "tune", status: dict[str, Any] | None = None) -> None:
@@ -235,5 +236,5 @@ def test_who_asks_for_a_few_metrics_does_not_make_the_operator_write_the_series_
     operator = Operator()
     operator.see(status=STATUS)
     monkeypatch.setattr("plumbline_operator.metrics.shown_jobs", lambda *_: pytest.fail("nobody asked for single jobs"))
-    few = operator.metrics.registry.restricted_registry(["plumbline_operator_jobs", "plumbline_operator_watch_silent"])
-    assert [metric.name for metric in few.collect()] == ["plumbline_operator_jobs", "plumbline_operator_watch_silent"]
+    few = operator.metrics.registry.restricted_registry(["plumbline_operator_jobs", "plumbline_operator_leader"])
+    assert [metric.name for metric in few.collect()] == ["plumbline_operator_jobs", "plumbline_operator_leader"]

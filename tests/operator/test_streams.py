@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
 import aiohttp
@@ -16,8 +16,22 @@ from plumbline_operator import streams
 from plumbline_operator.watching import kopf_settings
 
 PODS = references.Resource("", "v1", "pods")
-listed: list[tuple[str, str, Any]] = []
-"""What was taken from lists."""
+
+
+class Taker:
+    """Notes what it is given."""
+
+    def __init__(self) -> None:
+        self.taken: list[Any] = []
+
+    def take_listed(self, group: str, plural: str, document: Mapping[str, Any]) -> None:
+        self.taken.append((group, plural, document))
+
+    def list_ended(self, group: str, plural: str, namespace: str | None) -> None:
+        self.taken.append((group, plural, namespace))
+
+
+taker = Taker()
 
 
 def refusal(kind: type[errors.APIError], status: int) -> errors.APIError:
@@ -32,8 +46,8 @@ def error_event(code: int) -> dict[str, Any]:
 def restarting_streams(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     original = watching.continuous_watch
     monkeypatch.setattr(streams, "RELIST_SECONDS", 0.0)
-    streams.keep_streams_alive(lambda group, plural, document: listed.append((group, plural, document)))
-    listed.clear()
+    streams.keep_streams_alive(taker)
+    taker.taken.clear()
     yield
     watching.continuous_watch = original
 
@@ -109,7 +123,7 @@ async def test_what_a_list_holds_takes_the_short_way_and_what_a_watch_tells_goes
     server = Server(monkeypatch)
     server.held = [{"metadata": {"uid": str(number)}} for number in range(2 * streams.LISTED_AT_ONCE)]
     assert (await asyncio.wait_for(first_event(), 10))["type"] == "ADDED"
-    assert listed == [("", "pods", document) for document in server.held]
+    assert taker.taken == [("", "pods", document) for document in [*server.held, None]]
 
 
 async def test_without_a_login_there_is_nothing_to_begin_anew(monkeypatch: pytest.MonkeyPatch) -> None:

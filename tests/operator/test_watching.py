@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from typing import Any
 
 import pytest
 
+from plumbline_operator.audit import Audit
 from plumbline_operator.child_index import ChildIndex
 from plumbline_operator.departed import DepartedPods
+from plumbline_operator.listed import ListedObjects
 from plumbline_operator.metrics import WatchActivity
 from plumbline_operator.queue import WorkQueue
 from plumbline_operator.registry import JobRegistry
-from plumbline_operator.resources import EVENTS, PODS, PREFERENCE_JOBS, RLVR_JOBS, JobKey
+from plumbline_operator.resources import (
+    CLUSTER_TRAINER_RUNTIMES,
+    EVENTS,
+    PODS,
+    PREFERENCE_JOBS,
+    RLVR_JOBS,
+    JobKey,
+    Resource,
+)
 from plumbline_operator.seen import SeenVersions
-from plumbline_operator.watching import Watcher, kopf_settings
+from plumbline_operator.watching import Delivery, Watcher, kopf_settings
 
 
 class Setting:
@@ -24,7 +35,8 @@ class Setting:
         self.seen = SeenVersions()
         self.children = ChildIndex()
         self.departed = DepartedPods()
-        self.watcher = Watcher(self.queue, self.jobs, self.departed, self.children, self.seen, WatchActivity())
+        self.listed = ListedObjects()
+        self.watcher = Watcher(self.queue, self.jobs, self.departed, self.children, self.seen, self.listed)
 
     def queued(self) -> list[JobKey]:
         return [*self.queue._heard, *self.queue._routine]
@@ -93,8 +105,8 @@ async def test_an_operator_that_stands_by_keeps_nothing_of_jobs_that_are_gone(st
     for number in range(50):
         job, pod = in_phase(f"job-{number}", "Running"), pod_of(f"job-{number}")
         job["metadata"] |= {"uid": "u", "resourceVersion": "1"}
-        standby.watcher.take(PREFERENCE_JOBS, job, deleted=False)
-        standby.watcher.take(PODS, pod, deleted=False)
+        standby.watcher.take(PREFERENCE_JOBS, job, listed=True)
+        standby.watcher.take(PODS, pod, listed=True)
         standby.watcher.take(PODS, pod, deleted=True)
         if number % 2:
             standby.watcher.take(PREFERENCE_JOBS, job, deleted=True)
@@ -103,6 +115,7 @@ async def test_an_operator_that_stands_by_keeps_nothing_of_jobs_that_are_gone(st
     assert (standby.queue.depth, len(standby.jobs)) == (0, 0)
     assert standby.departed._pods == {}
     assert standby.children._names == {}
+    assert len(standby.listed) == 0
 
 
 async def test_who_takes_over_begins_with_the_jobs_that_need_it(standby: Setting) -> None:
@@ -151,3 +164,51 @@ async def test_a_version_that_was_decided_on_is_no_news_and_any_other_is(setting
     assert not setting.watcher.is_seen(PODS, version("7"))
     setting.seen.forget(key)
     assert not setting.watcher.is_seen(PREFERENCE_JOBS, version("7"))
+
+
+async def test_what_was_listed_counts_until_anything_is_heard_of_the_job(setting: Setting) -> None:
+    key = JobKey("PreferenceJob", "team", "tune")
+    job, pod = in_phase("tune", "Running"), pod_of("tune")
+    job["metadata"] |= {"uid": "u", "resourceVersion": "1"}
+    setting.watcher.take(PREFERENCE_JOBS, job, listed=True)
+    setting.watcher.take(PODS, pod, listed=True)
+    assert setting.queued() == [key]
+    listed = setting.listed.take(key)
+    assert listed is not None
+    assert await listed.get(PODS, "team", "tune-trainer-1-0") == pod
+    setting.watcher.take(PREFERENCE_JOBS, job, listed=True)
+    setting.watcher.take(PODS, pod)
+    assert setting.listed.take(key) is None
+
+
+class Streams:
+    """What the streams of one operator say, by way of its delivery."""
+
+    def __init__(self, setting: Setting, *namespaces: str) -> None:
+        resources = (PREFERENCE_JOBS, PODS, CLUSTER_TRAINER_RUNTIMES)
+        self.audit = Audit(None, resources, namespaces, lambda *_: None, lambda *_: None)  # type: ignore[arg-type]
+        self.all_listed = asyncio.Event()
+        self.delivery = Delivery(setting.watcher, self.audit, WatchActivity(), namespaces, self.all_listed)
+
+    def list_ends(self, resource: Resource, namespace: str | None) -> bool:
+        """Returns whether all have ended."""
+        self.delivery.list_ended(resource.group, resource.plural, namespace)
+        return self.all_listed.is_set()
+
+
+async def test_all_is_listed_when_each_stream_has_told_what_it_begins_with(setting: Setting) -> None:
+    streams = Streams(setting)
+    ends = [(PODS, None), (EVENTS, None), (PODS, None), (PREFERENCE_JOBS, None), (CLUSTER_TRAINER_RUNTIMES, None)]
+    assert [streams.list_ends(*end) for end in ends] == [False, False, False, False, True]
+
+
+async def test_with_several_namespaces_each_has_its_streams(setting: Setting) -> None:
+    streams = Streams(setting, "a", "b")
+    ends = [(PREFERENCE_JOBS, "a"), (PREFERENCE_JOBS, "b"), (PODS, "b"), (CLUSTER_TRAINER_RUNTIMES, None), (PODS, "a")]
+    assert [streams.list_ends(*end) for end in ends] == [False, False, False, False, True]
+
+
+async def test_the_audit_knows_what_was_listed(setting: Setting) -> None:
+    streams = Streams(setting)
+    streams.delivery.take_listed("", "pods", pod_of("tune"))
+    assert streams.audit._streams[PODS].versions == {"p": "1"}
