@@ -35,7 +35,7 @@ from plumbline_operator.untrusted import MOST_BYTES, read_report
 
 PULL_SECONDS = 5.0
 TIMEOUT_SECONDS = 3.0
-TICK_SECONDS = 0.5
+TICK_SECONDS = 0.2
 MOST_AT_ONCE = 32
 MOST_A_SECOND = 100
 PROGRESS_A_SECOND = 20.0

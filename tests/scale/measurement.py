@@ -49,7 +49,7 @@ async def running_operator(
         async with asyncio.timeout(120):
             while not operator.ready():
                 await asyncio.sleep(0.05)
-        scraping = asyncio.create_task(_scrape(Figures(operator)))
+        scraping = asyncio.create_task(_scrape(operator))
         try:
             yield operator
             if scraping.done():
@@ -180,10 +180,14 @@ async def measure_alive(
     return {"jobs": jobs, "starts": starts, "steady": steady}
 
 
-async def _scrape(figures: Figures) -> None:
-    """What a Prometheus asks of the operator all the while."""
-    while True:
-        await asyncio.to_thread(figures.scrape)
+async def _scrape(operator: OperatorProcess) -> None:
+    """What a Prometheus asks of the operator as long as it lives."""
+    while operator.alive:
+        try:
+            await asyncio.to_thread(Figures(operator).scrape)
+        except OSError:
+            if operator.alive:
+                raise
         await asyncio.sleep(SCRAPE_SECONDS)
 
 
