@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from plumbline_operator.observe import CLOCKS_DIFFER
+from plumbline_operator.pods import parse_time, read_pod
 from tests.faults.cases import Fault
 from tests.faults.scene import Scene
 
@@ -25,16 +28,20 @@ def record(scene: Scene, faults: Sequence[Fault], folder: Path) -> None:
         ]  # fmt: skip
         if not pods:
             continue
-        last = scene.status(fault.name).get("lastFailure", {})
+        status = scene.status(fault.name)
+        last = status.get("lastFailure", {})
+        first = next((one for one in status.get("attempts", []) if one["number"] == 1), {})
+        ended = parse_time(first.get("endTime"))
         document = {
             "reason": fault.reason,
             "tells": fault.tells,
-            "pods": [_pod(pod) for pod in pods],
+            "pods": [_pod(pod, pods, ended) for pod in pods],
             "events": [
                 {key: event.get(key) for key in ("type", "reason", "message")}
                 | {"pod": pod["metadata"]["name"], "uid": pod["metadata"]["uid"]}
                 for pod in pods
                 for event in scene.timeline.events_of(pod["metadata"]["name"])
+                if _is_of_the_fault(event, ended)
             ],
             "nodes": nodes,
             "log": {last["pod"]: last.get("logTail", "")} if last.get("pod") else {},
@@ -42,11 +49,16 @@ def record(scene: Scene, faults: Sequence[Fault], folder: Path) -> None:
         (folder / f"{fault.name}.json").write_text(json.dumps(document, indent=1) + "\n")
 
 
-def _pod(pod: dict[str, Any]) -> dict[str, Any]:
+def _pod(pod: dict[str, Any], gang: Sequence[dict[str, Any]], ended: datetime | None) -> dict[str, Any]:
+    """Without its deletion where the operator deleted it after another one of its gang had failed."""
     metadata, spec, status = pod["metadata"], pod["spec"], pod["status"]
     kept = {"name": metadata["name"], "uid": metadata["uid"], "labels": {}}
     kept["labels"] = {name: value for name, value in metadata["labels"].items() if name in KEPT_LABELS}
-    for name in ("creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"):
+    deletion: tuple[str, ...] = ("deletionTimestamp", "deletionGracePeriodSeconds")
+    deleted = read_pod(pod).deletion_requested
+    if deleted and ended and deleted >= ended and any(read_pod(one).failed_container for one in gang if one is not pod):
+        deletion = ()
+    for name in ("creationTimestamp", *deletion):
         if name in metadata:
             kept[name] = metadata[name]
     containers = [
@@ -58,6 +70,12 @@ def _pod(pod: dict[str, Any]) -> dict[str, Any]:
         "spec": {"nodeName": spec.get("nodeName", ""), "containers": containers},
         "status": {name: _trimmed(status[name]) for name in KEPT_STATUS if name in status},
     }
+
+
+def _is_of_the_fault(event: dict[str, Any], ended: datetime | None) -> bool:
+    """Whether an event was there when the attempt `ended`, and does not tell of what another fault did to the node."""
+    told = parse_time(event.get("lastTimestamp") or event.get("eventTime"))
+    return told is None or ended is None or told <= ended + CLOCKS_DIFFER
 
 
 def _node(node: dict[str, Any]) -> dict[str, Any]:
