@@ -131,8 +131,8 @@ async def run(options: argparse.Namespace) -> None:
     if options.leader_election:
         leadership = Leadership(api, *options.leader_election.split("/", 1))
         metrics.show_leadership(lambda: leadership.leads)
-    watching, all_listed = asyncio.Event(), asyncio.Event()
-    delivery = Delivery(watcher, audit, activity, options.namespace, all_listed)
+    watching = asyncio.Event()
+    delivery = Delivery(watcher, audit, activity, options.namespace)
     # Until kopf takes the signal over; the first process of a container has no default action for it.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, starting.cancel)
     health = HealthServer(options.health_port, audit.silent, watching.is_set)
@@ -144,7 +144,7 @@ async def run(options: argparse.Namespace) -> None:
         async with asyncio.TaskGroup() as group:
 
             async def work() -> None:
-                await all_listed.wait()  # the children's names above all: a job is looked at with all that it has
+                await delivery.wait_until_listed()  # so that a job is looked at with all its children
                 watcher.work_begins()
                 await queue.run(options.workers, reconciler)
 

@@ -85,11 +85,9 @@ class Api:
         *,
         labels: str | None = None,
         fields: str | None = None,
-        metadata_only: bool = False,
     ) -> list[Manifest]:
-        """All objects that match; with `metadata_only` nothing but what says which object it is, of whom, and in which
-        version."""
-        pages = self.pages(resource, namespace, labels=labels, fields=fields, metadata_only=metadata_only)
+        """All objects that match."""
+        pages = self.pages(resource, namespace, labels=labels, fields=fields)
         return [item async for page in pages for item in page]
 
     async def pages(
@@ -101,7 +99,8 @@ class Api:
         fields: str | None = None,
         metadata_only: bool = False,
     ) -> AsyncIterator[Sequence[Manifest]]:
-        """`list` in pages, of which the next one is asked for when it is wanted."""
+        """`list` in pages, of which the next one is asked for when it is wanted; with `metadata_only` nothing but what
+        says which object it is, of whom, and in which version."""
         query = {"labelSelector": labels, "fieldSelector": fields, "limit": str(LISTED_A_PAGE)}
         accept = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1" if metadata_only else None
         while True:

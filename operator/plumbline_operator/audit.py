@@ -3,11 +3,12 @@
 A watch that died looks exactly like a quiet cluster, so the time since the last event proves nothing. What does: an
 object whose present version no stream has delivered although there was time enough. Every audit lists the metadata of
 each watched resource and compares versions, a page at a time with a pause after each: the API server reads every object
-for it, and with thousands of jobs this would otherwise be most of what the operator costs it. An object that is behind
-gets its job reconciled at once, so nothing is lost meanwhile; one that stays behind for `TOLERATED_SECONDS` means that
-its stream is dead, and the liveness probe fails. So does an audit that for `BLIND_SECONDS` neither gets on nor fails,
-or whose credentials are refused for as long. An API server that is down, overloaded or in trouble is no reason: a new
-process would find it just the same, and an operator that waits is there when it comes back.
+for it, and with thousands of jobs this would otherwise be most of what the operator costs it. An object that two audits
+find behind gets its job reconciled, so nothing is lost (with 5,000 jobs audits are over two minutes apart). One that
+stays behind for `TOLERATED_SECONDS` means that its stream is dead, and the liveness probe fails. So does an audit that
+for `BLIND_SECONDS` neither gets on nor fails, or whose credentials are refused for as long. An API server that is down,
+overloaded or in trouble is no reason: a new process would find it just the same, and an operator that waits is there
+when it comes back.
 
 A stream that starts anew tells what is there and never what went away meanwhile, so each audit also names what it
 found, for jobs and children that are known and gone.
@@ -51,6 +52,8 @@ class _Stream:
     versions: dict[str, str] = field(default_factory=dict)
     behind_since: dict[tuple[str, str], float] = field(default_factory=dict)
     """Versions that the API server holds and the stream has not delivered, with when that was first seen."""
+    behind_twice: dict[tuple[str, str], float] = field(default_factory=dict)
+    """Those of them that two audits in a row have found."""
     unlisted: set[str] = field(default_factory=set)
     """Delivered objects that the last audit did not find: gone, or created just after the list."""
 
@@ -94,7 +97,7 @@ class Audit:
         dead = [
             resource.plural
             for resource, stream in self._streams.items()
-            if any(now - since > TOLERATED_SECONDS for since in list(stream.behind_since.values()))
+            if any(now - since > TOLERATED_SECONDS for since in list(stream.behind_twice.values()))
         ]
         blind = self._last_sound is not None and now - self._last_sound > BLIND_SECONDS
         return [*dead, "audit"] if blind else dead
@@ -115,6 +118,7 @@ class Audit:
             # Streams cannot catch up while the API server does not answer: they get the full time once it does.
             for stream in self._streams.values():
                 stream.behind_since.clear()
+                stream.behind_twice.clear()
             if isinstance(error, ApiError) and error.code == 401:
                 return
         self._last_sound = self._clock()
@@ -136,11 +140,13 @@ class Audit:
     def _compare(self, resource: Resource, stream: _Stream, held: Sequence[Mapping[str, Any]]) -> None:
         """A version that is behind for the second audit in a row is a version the stream did not deliver.
 
-        Between listing and comparing, a stream may deliver newer versions, and a busy object may have a new version
-        at each audit: only the same version, undelivered and not overtaken, counts.
+        Between listing and comparing, which is a while where there are many pages, a stream may deliver newer versions
+        or a deletion, and a busy object may have a new version at each audit: only the same version, undelivered and
+        not overtaken, counts.
         """
         now = self._clock()
         behind: dict[tuple[str, str], float] = {}
+        twice: dict[tuple[str, str], float] = {}
         for item in held:
             metadata = item["metadata"]
             version, seen = metadata["resourceVersion"], stream.versions.get(metadata["uid"])
@@ -149,8 +155,9 @@ class Audit:
             mark = (metadata["uid"], version)
             behind[mark] = stream.behind_since.get(mark, now)
             if mark in stream.behind_since:
+                twice[mark] = behind[mark]
                 self._found_behind(resource, item)
-        stream.behind_since = behind
+        stream.behind_since, stream.behind_twice = behind, twice
         unlisted = stream.versions.keys() - {item["metadata"]["uid"] for item in held}
         for uid in unlisted & stream.unlisted:
             del stream.versions[uid]

@@ -4,8 +4,8 @@ An operator that starts over thousands of running jobs has just been given all t
 jobs are as they should be, which needs no reading of every object once more. A look at what was listed may find just
 that. As soon as it finds anything to do, or needs what was not listed, it counts for nothing, and the job is read live.
 
-The lists are not of one moment. That is harmless for a look that does nothing: an object that is younger than what was
-looked at comes by a stream, in a version that no look has seen, and its job is looked at again.
+The lists are not of one moment, so what was listed of a job counts only while nothing else was heard of it. What is
+younger than that comes by a stream, in a version that no look has seen, and the job is looked at again.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class ListedJob:
 
 
 class ListedObjects:
-    """Objects by namespace and job, until somebody looks at the job or anything newer is heard of it.
+    """Objects by namespace and job, until somebody looks at the job or anything else is heard of it.
 
     They are packed: parsed, the objects of thousands of jobs would take many times the memory of all else.
     """
@@ -55,33 +55,43 @@ class ListedObjects:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._jobs: dict[tuple[str, str], dict[tuple[str, str], bytes]] = {}
-        self._listed: dict[tuple[str, str], float] = {}
+        self._heard: set[tuple[str, str]] = set()
+        """Jobs of which something else was heard: what is listed of them is only a part."""
+        self._closed_at: float | None = None
 
-    def __len__(self) -> int:
-        return len(self._jobs)
-
-    def keep(self, resource: Resource, document: Mapping[str, Any]) -> None:
-        """An object that a list holds; passed over unless it is a job or a child of one."""
+    def keep(self, resource: Resource, document: Mapping[str, Any]) -> bool:
+        """An object that a list holds. False for what is no job and no child of one, and for what comes too late."""
         metadata = document["metadata"]
         job = metadata["name"] if resource.kind in JOBS else (metadata.get("labels") or {}).get(JOB_NAME_LABEL)
         if job is None or (resource.kind not in JOBS and resource.kind not in CHILDREN):
-            return
+            return False
         key = metadata["namespace"], job
-        self._listed.setdefault(key, self._clock())
+        if self._closed_at is not None or key in self._heard:
+            return False
         self._jobs.setdefault(key, {})[resource.kind, metadata["name"]] = _pack(document)
+        return True
+
+    def close(self) -> None:
+        """All is listed: from now on looks may be taken, and what lists hold later is no longer all that there is."""
+        if self._closed_at is None:
+            self._closed_at = self._clock()
+            self._heard.clear()
 
     def drop(self, key: JobKey) -> None:
-        """Something newer was heard of the job."""
+        """Something else was heard of the job."""
         self._jobs.pop((key.namespace, key.name), None)
-        self._listed.pop((key.namespace, key.name), None)
+        if self._closed_at is None:
+            self._heard.add((key.namespace, key.name))
+        elif not self._is_fresh():
+            self._jobs.clear()  # of an operator that stands by, and has looked at nothing
 
     def take(self, key: JobKey) -> ListedJob | None:
         """What was listed of a job, for the one look that it is good for; None if that is nothing, or too old."""
-        since = self._listed.get((key.namespace, key.name), float("-inf"))
-        objects = self._jobs.get((key.namespace, key.name), {})
-        self.drop(key)
-        fresh = self._clock() - since <= LISTED_SECONDS and (key.kind, key.name) in objects
-        return ListedJob(objects) if fresh else None
+        objects = self._jobs.pop((key.namespace, key.name), {})
+        return ListedJob(objects) if self._is_fresh() and (key.kind, key.name) in objects else None
+
+    def _is_fresh(self) -> bool:
+        return self._closed_at is not None and self._clock() - self._closed_at <= LISTED_SECONDS
 
 
 def _pack(document: Mapping[str, Any]) -> bytes:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
+from plumbline_api.conditions import ConditionType
 from plumbline_api.contract import StatusReport
 from plumbline_api.status import Health, JobStatus
+from plumbline_operator.decide.conditions import holds
 from plumbline_operator.decide.progress import WARNING_LIMIT, is_training
 
 
@@ -27,7 +29,8 @@ class StoredWord:
     def of(cls, status: JobStatus, attempt: int) -> Self:
         """The word of the attempt of this number."""
         heard = any(one.number == attempt and one.to_step is not None for one in status.attempts)
-        return cls(heard, frozenset(status.warnings), _broken(status.health), status.checkpoint is not None)
+        trains = heard and holds(status, ConditionType.RUNNING)
+        return cls(trains, frozenset(status.warnings), _broken(status.health), status.checkpoint is not None)
 
     def knows(self, report: StatusReport) -> bool:
         """Whether the report tells nothing but figures beyond this."""

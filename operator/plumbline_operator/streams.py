@@ -64,7 +64,10 @@ def without_lists(watch: Watch, taker: TakesLists) -> Watch:
             if event is watching.Bookmark.LISTED:
                 taker.list_ended(resource.group, resource.plural, about["namespace"])
             elif not isinstance(event, watching.Bookmark) and event["type"] is None:
-                taker.take_listed(resource.group, resource.plural, event["object"])
+                try:
+                    taker.take_listed(resource.group, resource.plural, event["object"])
+                except Exception:  # one object that nobody foresaw must not keep the others from being listed
+                    logger.exception("A listed object cannot be taken", extra={"resource": str(resource)})
                 taken += 1
                 if taken % LISTED_AT_ONCE == 0:
                     await asyncio.sleep(0)

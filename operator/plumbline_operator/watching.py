@@ -1,13 +1,14 @@
 """Watch streams: kopf turns them into events, and an event becomes a key on the queue, nothing else.
 
 No handler here has state, retries or finalizers; kopf writes nothing to any object. Which jobs an event concerns is all
-that is found out, and what to do about it is decided from live reads.
+that is found out; what to do about it is decided elsewhere, from live reads.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -39,8 +40,12 @@ from plumbline_operator.resources import (
 from plumbline_operator.seen import SeenVersions
 from plumbline_operator.streams import keep_streams_alive
 
+TOLD_SECONDS = 30.0
+"""Between two words about lists that do not come."""
 _POD_NAME_PARTS = 3
 """Parts that a pod's name has after the job's: role, attempt, index."""
+
+logger = logging.getLogger(__name__)
 
 
 def audited(*, cluster_scope: bool) -> tuple[Resource, ...]:
@@ -68,6 +73,12 @@ class Watcher:
         self._seen = seen
         self._listed = listed
         self._works = False
+        self._missing: dict[str, set[JobKey]] = {}
+        """Known jobs that the last audit did not find, by kind."""
+
+    def all_listed(self) -> None:
+        """Each stream has told what it begins with."""
+        self._listed.close()
 
     def work_begins(self) -> None:
         """From now on keys are queued, first of all those of all known jobs: new ones go first, those that have ended
@@ -97,8 +108,8 @@ class Watcher:
     def concern(
         self, resource: Resource, document: Mapping[str, Any], *, routine: bool = False, listed: bool = False
     ) -> None:
-        """Queue the jobs that an object concerns, which is `listed` or something that happens. Its metadata is enough,
-        but for runtimes named by new jobs."""
+        """Queue the jobs that an object concerns, of which nothing is new if it was `listed` and kept. Its metadata is
+        enough, but for runtimes named by new jobs."""
         metadata = document["metadata"]
         if resource.kind in JOBS:
             self._add(JobKey(resource.kind, metadata["namespace"], metadata["name"]), routine=routine, listed=listed)
@@ -140,9 +151,11 @@ class Watcher:
             return
         names = {(item["metadata"]["namespace"], item["metadata"]["name"]) for item in present}
         known = self._jobs.keys(resource.kind)
-        for key in known:
-            if (key.namespace, key.name) not in names:
-                self._gone(key)
+        missing = {key for key in known if (key.namespace, key.name) not in names}
+        # A job may be younger than the list. Who works looks; who stands by forgets what two audits did not find.
+        for key in missing if self._works else missing & self._missing.get(resource.kind, set()):
+            self._gone(key)
+        self._missing[resource.kind] = missing
         for key in {JobKey(resource.kind, *name) for name in names}.difference(known):
             self._jobs.store(key, "")
             self._add(key, routine=True)
@@ -190,23 +203,14 @@ class Watcher:
         elif resource == PODS and deleted:
             self.remember(document)
         if deleted or not self.is_seen(resource, metadata):
-            if listed:
-                self._listed.keep(resource, document)
-            self.concern(resource, document, listed=listed)
+            kept = listed and self._listed.keep(resource, document)
+            self.concern(resource, document, listed=kept)
 
 
 class Delivery:
     """What the streams say goes to the watcher, and to the audit, which knows from it whether they keep up."""
 
-    def __init__(
-        self,
-        watcher: Watcher,
-        audit: Audit,
-        activity: WatchActivity,
-        namespaces: Sequence[str],
-        all_listed: asyncio.Event,
-    ) -> None:
-        """`all_listed` is set when each stream has told what it begins with."""
+    def __init__(self, watcher: Watcher, audit: Audit, activity: WatchActivity, namespaces: Sequence[str]) -> None:
         self._watcher = watcher
         self._audit = audit
         self._activity = activity
@@ -217,7 +221,19 @@ class Delivery:
             for resource in audit.resources
             for namespace in (namespaces if namespaces and resource.namespaced else everywhere)
         }
-        self._all_listed = all_listed
+        self._all_listed = asyncio.Event()
+
+    async def wait_until_listed(self) -> None:
+        """Returns when each stream, but that of events, has told what it begins with."""
+        while True:
+            try:
+                async with asyncio.timeout(TOLD_SECONDS):
+                    await self._all_listed.wait()
+            except TimeoutError:
+                waits = sorted({plural for _, plural, _ in self._unlisted})
+                logger.warning("No work before everything is listed", extra={"waits_for": ", ".join(waits)})
+            else:
+                return
 
     def handlers(self) -> kopf.OperatorRegistry:
         """kopf's registry with one `on.event` handler for each watched resource."""
@@ -234,6 +250,7 @@ class Delivery:
         """A stream has told what it begins with."""
         self._unlisted.discard((group, plural, namespace))
         if not self._unlisted:
+            self._watcher.all_listed()
             self._all_listed.set()
 
     def _handle(self, registry: kopf.OperatorRegistry, resource: Resource) -> None:

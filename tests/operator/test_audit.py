@@ -77,6 +77,20 @@ async def test_a_version_that_never_arrives_is_a_dead_stream(setting: Setting) -
     assert setting.audit.silent() == ["preferencejobs"]
 
 
+async def test_what_one_audit_alone_found_behind_is_no_dead_stream_however_long_the_next_takes(
+    setting: Setting,
+) -> None:
+    """Such as an object that was deleted while a long list was read: nobody will ever deliver it."""
+    setting.holds("9")
+    await setting.audits(30)
+    setting.now += 2 * TOLERATED_SECONDS
+    assert setting.audit.silent() == []
+    setting.server.held = []
+    await setting.audits(0)
+    setting.now += 2 * TOLERATED_SECONDS
+    assert setting.audit.silent() == []
+
+
 async def test_an_object_that_was_never_delivered_counts_too(setting: Setting) -> None:
     setting.holds("9")
     await setting.audits(30)

@@ -49,6 +49,7 @@ async def test_what_was_listed_is_read_by_name_without_the_record_of_its_fields_
     listed.keep(PREFERENCE_JOBS, job())
     listed.keep(PODS, child("tune-trainer-1-0", status={"phase": "Running"}))
     listed.keep(PODS, child("other-trainer-1-0", "other"))
+    listed.close()
     found = listed.take(KEY)
     assert found is not None
     read = await found.get(PREFERENCE_JOBS, "team", "tune")
@@ -64,31 +65,65 @@ async def test_what_was_listed_is_read_by_name_without_the_record_of_its_fields_
         await found.list(PODS, "team")
 
 
-def test_it_is_good_for_one_look_at_a_job_of_this_kind_and_not_for_long() -> None:
+def listed_job(*, closed: bool = True) -> ListedObjects:
+    listed = ListedObjects()
+    assert listed.keep(PREFERENCE_JOBS, job())
+    if closed:
+        listed.close()
+    return listed
+
+
+def test_it_is_good_for_one_look() -> None:
+    listed = listed_job()
+    assert listed.take(KEY) is not None
+    assert listed.take(KEY) is None
+
+
+def test_it_is_good_for_a_job_of_this_kind() -> None:
+    assert listed_job().take(JobKey("RLVRJob", "team", "tune")) is None
+
+
+def test_no_look_is_taken_before_all_is_listed() -> None:
+    assert listed_job(closed=False).take(KEY) is None
+
+
+def test_it_is_not_good_for_long_and_then_nothing_of_it_is_kept() -> None:
     now = 0.0
     listed = ListedObjects(clock=lambda: now)
     listed.keep(PREFERENCE_JOBS, job())
-    assert listed.take(KEY) is not None
-    assert listed.take(KEY) is None
-    listed.keep(PREFERENCE_JOBS, job())
-    assert listed.take(JobKey("RLVRJob", "team", "tune")) is None
-    listed.keep(PREFERENCE_JOBS, job())
+    listed.close()
     now = LISTED_SECONDS + 1
-    listed.keep(PODS, child("tune-trainer-1-0"))
+    listed.drop(JobKey("PreferenceJob", "team", "other"))
+    assert listed._jobs == {}
+    listed = ListedObjects(clock=lambda: now)
+    listed.keep(PREFERENCE_JOBS, job())
+    listed.close()
+    now += LISTED_SECONDS + 1
     assert listed.take(KEY) is None
-    listed.keep(PODS, child("tune-trainer-1-0"))
-    assert listed.take(KEY) is None, "children without their job"
-    assert len(listed) == 0
+
+
+def test_what_is_listed_of_a_job_that_was_heard_of_meanwhile_is_only_a_part() -> None:
+    listed = ListedObjects()
+    assert listed.keep(PODS, child("tune-trainer-1-0"))
+    listed.drop(KEY)
+    assert not listed.keep(PREFERENCE_JOBS, job())
+    listed.close()
+    assert listed.take(KEY) is None
+
+
+def test_a_list_of_a_stream_that_begins_anew_is_only_a_part_too() -> None:
+    listed = ListedObjects()
+    listed.close()
+    assert not listed.keep(PREFERENCE_JOBS, job())
+    assert listed.take(KEY) is None
 
 
 def test_nothing_is_kept_of_what_is_no_job_and_no_child_of_one() -> None:
     listed = ListedObjects()
-    listed.keep(PODS, {"metadata": {"name": "somebodys", "namespace": "team"}})
-    listed.keep(CLUSTER_TRAINER_RUNTIMES, {"metadata": {"name": "torch"}})
-    listed.keep(EVENTS, child("tune.1"))
-    assert len(listed) == 0
-    listed.keep(RLVR_JOBS, job())
-    assert len(listed) == 1
+    assert not listed.keep(PODS, {"metadata": {"name": "somebodys", "namespace": "team"}})
+    assert not listed.keep(CLUSTER_TRAINER_RUNTIMES, {"metadata": {"name": "torch"}})
+    assert not listed.keep(EVENTS, child("tune.1"))
+    assert listed.keep(RLVR_JOBS, job())
 
 
 class Asked(Exception):
@@ -105,7 +140,7 @@ class NobodyAsks:
 class Operator:
     """A reconciler that finds the job listed, with a decision that the test makes."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, decision: Decision) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, decision: Decision, pod: dict[str, Any] | None = None) -> None:
         api: Any = NobodyAsks()
         self.queue: WorkQueue[JobKey] = WorkQueue()
         self.seen, self.listed, self.jobs = SeenVersions(), ListedObjects(), JobRegistry()
@@ -136,6 +171,9 @@ class Operator:
         snapshot = child("tune-snapshot", data={})
         snapshot["metadata"]["ownerReferences"] = [{"uid": job()["metadata"]["uid"]}]
         self.listed.keep(CONFIG_MAPS, snapshot)
+        if pod is not None:
+            self.listed.keep(PODS, pod)
+        self.listed.close()
 
 
 async def test_a_job_that_needs_nothing_is_not_read_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +200,6 @@ async def test_nothing_is_ever_done_about_what_was_only_listed(
 
 
 async def test_a_look_that_needs_more_than_was_listed_is_taken_live(monkeypatch: pytest.MonkeyPatch) -> None:
-    operator = Operator(monkeypatch, Decision())
     pending = child("tune-trainer-1-0", spec={"nodeName": "n"}, status={"phase": "Pending"})
     pending["metadata"]["ownerReferences"] = [{"uid": job()["metadata"]["uid"]}]
     pending["metadata"]["labels"] |= {
@@ -171,7 +208,7 @@ async def test_a_look_that_needs_more_than_was_listed_is_taken_live(monkeypatch:
         "plumbline.dev/role": "trainer",
     }
     pending["status"]["conditions"] = [{"type": "PodScheduled", "status": "True"}]
-    operator.listed.keep(PODS, pending)
+    operator = Operator(monkeypatch, Decision(), pending)
     with pytest.raises(Asked):
         await operator.reconciler(KEY)
     assert operator.looked_at == []

@@ -13,11 +13,13 @@ from plumbline_operator.report_news import StoredWord
 CHECKPOINT = {"step": 4, "uri": "/out/checkpoint-4", "time": "2030-01-01T00:00:00Z", "digest": "a", "verified": True}
 BROKEN = {"signals": [{"signal": "kl", "action": "Warn", "windowSteps": 10, "brokenSince": 3}]}
 CALM = {"signals": [{"signal": "kl", "action": "Warn", "windowSteps": 10, "value": 0.5}]}
+NOON = "2030-01-01T12:00:00Z"
+RUNNING = {"conditions": [{"type": "Running", "status": "True", "reason": "Training", "lastTransitionTime": NOON}]}
 STALL = {"since": "2030-01-01T00:00:00Z", "deadlineSeconds": 300, "state": "training"}
 
 
 def word(**status: Any) -> StoredWord:
-    document = {"attempt": 2, "attempts": [{"number": 1, "toStep": 9}, {"number": 2, "toStep": 3}]}
+    document = {"attempt": 2, "attempts": [{"number": 1, "toStep": 9}, {"number": 2, "toStep": 3}], **RUNNING}
     return StoredWord.of(JobStatus.model_validate(document | status), 2)
 
 
@@ -46,6 +48,7 @@ def test_figures_and_what_is_stored_are_no_news(status: dict[str, Any], report: 
     ("status", "report"),
     [
         ({"attempts": [{"number": 1, "toStep": 9}, {"number": 2}]}, {}),
+        ({"conditions": []}, {}),
         ({}, {"state": "starting"}),
         ({"warnings": ["a"]}, {"warnings": ["a", "b"]}),
         ({}, {"checkpoint": CHECKPOINT}),

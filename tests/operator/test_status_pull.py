@@ -54,7 +54,13 @@ class Setting:
 
     def follow_one_that_was_heard(self) -> None:
         """The same trainer, of which the stored status has a report of an operator before this one."""
-        job = {"status": {"attempt": 1, "attempts": [{"number": 1, "toStep": 2}]}}
+        running = {
+            "type": "Running",
+            "status": "True",
+            "reason": "Training",
+            "lastTransitionTime": "2030-01-01T00:00:00Z",
+        }
+        job = {"status": {"attempt": 1, "attempts": [{"number": 1, "toStep": 2}], "conditions": [running]}}
         self.puller.forget(KEY)
         self.puller.follow(KEY, dataclasses.replace(self.observed, job=job))
 

@@ -25,6 +25,8 @@ class Taker:
         self.taken: list[Any] = []
 
     def take_listed(self, group: str, plural: str, document: Mapping[str, Any]) -> None:
+        if document.get("unforeseen"):
+            raise ValueError(document)
         self.taken.append((group, plural, document))
 
     def list_ended(self, group: str, plural: str, namespace: str | None) -> None:
@@ -124,6 +126,13 @@ async def test_what_a_list_holds_takes_the_short_way_and_what_a_watch_tells_goes
     server.held = [{"metadata": {"uid": str(number)}} for number in range(2 * streams.LISTED_AT_ONCE)]
     assert (await asyncio.wait_for(first_event(), 10))["type"] == "ADDED"
     assert taker.taken == [("", "pods", document) for document in [*server.held, None]]
+
+
+async def test_one_object_that_nobody_foresaw_keeps_no_other_from_being_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Server(monkeypatch)
+    server.held = [{"unforeseen": True}, {"metadata": {"uid": "a"}}]
+    assert (await asyncio.wait_for(first_event(), 10))["type"] == "ADDED"
+    assert taker.taken == [("", "pods", server.held[1]), ("", "pods", None)]
 
 
 async def test_without_a_login_there_is_nothing_to_begin_anew(monkeypatch: pytest.MonkeyPatch) -> None:

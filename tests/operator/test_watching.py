@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from plumbline_operator import watching
 from plumbline_operator.audit import Audit
 from plumbline_operator.child_index import ChildIndex
 from plumbline_operator.departed import DepartedPods
@@ -111,11 +112,24 @@ async def test_an_operator_that_stands_by_keeps_nothing_of_jobs_that_are_gone(st
         if number % 2:
             standby.watcher.take(PREFERENCE_JOBS, job, deleted=True)
             standby.watcher.take(PODS, pod, deleted=True)
-    standby.watcher.notice_listed(PREFERENCE_JOBS, [])
+    for _ in range(2):
+        standby.watcher.notice_listed(PREFERENCE_JOBS, [])
     assert (standby.queue.depth, len(standby.jobs)) == (0, 0)
     assert standby.departed._pods == {}
     assert standby.children._names == {}
-    assert len(standby.listed) == 0
+    assert standby.listed._jobs == {}
+
+
+async def test_an_operator_that_stands_by_keeps_a_job_that_is_younger_than_an_audit_s_list(standby: Setting) -> None:
+    young = in_phase("young", "") | {"spec": {"runtimeRef": {"name": "torch"}}}
+    standby.watcher.know(PREFERENCE_JOBS, young)
+    standby.watcher.notice_listed(PREFERENCE_JOBS, [])
+    standby.watcher.notice_listed(PREFERENCE_JOBS, [named("young")])
+    standby.watcher.notice_listed(PREFERENCE_JOBS, [])
+    standby.watcher.work_begins()
+    key = JobKey("PreferenceJob", "team", "young")
+    assert standby.queued() == [key]
+    assert list(standby.jobs.waiting_for(("ClusterTrainerRuntime", None, "torch"))) == [key]
 
 
 async def test_who_takes_over_begins_with_the_jobs_that_need_it(standby: Setting) -> None:
@@ -166,19 +180,35 @@ async def test_a_version_that_was_decided_on_is_no_news_and_any_other_is(setting
     assert not setting.watcher.is_seen(PREFERENCE_JOBS, version("7"))
 
 
+def whole(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A job and its pod."""
+    job = in_phase(name, "Running")
+    job["metadata"] |= {"uid": f"uid-of-{name}", "resourceVersion": "1"}
+    return job, pod_of(name)
+
+
 async def test_what_was_listed_counts_until_anything_is_heard_of_the_job(setting: Setting) -> None:
-    key = JobKey("PreferenceJob", "team", "tune")
-    job, pod = in_phase("tune", "Running"), pod_of("tune")
-    job["metadata"] |= {"uid": "u", "resourceVersion": "1"}
+    for name in ("quiet", "heard"):
+        job, pod = whole(name)
+        setting.watcher.take(PREFERENCE_JOBS, job, listed=True)
+        setting.watcher.take(PODS, pod, listed=True)
+    setting.watcher.all_listed()
+    setting.watcher.take(PODS, whole("heard")[1])
+    quiet, heard = (JobKey("PreferenceJob", "team", name) for name in ("quiet", "heard"))
+    assert set(setting.queued()) == {quiet, heard}
+    listed = setting.listed.take(quiet)
+    assert listed is not None
+    assert await listed.get(PODS, "team", "quiet-trainer-1-0") == pod_of("quiet")
+    assert setting.listed.take(heard) is None
+
+
+async def test_a_list_that_comes_later_is_news_of_what_it_holds(setting: Setting) -> None:
+    job, pod = whole("tune")
     setting.watcher.take(PREFERENCE_JOBS, job, listed=True)
     setting.watcher.take(PODS, pod, listed=True)
-    assert setting.queued() == [key]
-    listed = setting.listed.take(key)
-    assert listed is not None
-    assert await listed.get(PODS, "team", "tune-trainer-1-0") == pod
-    setting.watcher.take(PREFERENCE_JOBS, job, listed=True)
-    setting.watcher.take(PODS, pod)
-    assert setting.listed.take(key) is None
+    setting.watcher.all_listed()
+    setting.watcher.take(PODS, pod, listed=True)
+    assert setting.listed.take(JobKey("PreferenceJob", "team", "tune")) is None
 
 
 class Streams:
@@ -187,19 +217,34 @@ class Streams:
     def __init__(self, setting: Setting, *namespaces: str) -> None:
         resources = (PREFERENCE_JOBS, PODS, CLUSTER_TRAINER_RUNTIMES)
         self.audit = Audit(None, resources, namespaces, lambda *_: None, lambda *_: None)  # type: ignore[arg-type]
-        self.all_listed = asyncio.Event()
-        self.delivery = Delivery(setting.watcher, self.audit, WatchActivity(), namespaces, self.all_listed)
+        self.delivery = Delivery(setting.watcher, self.audit, WatchActivity(), namespaces)
 
     def list_ends(self, resource: Resource, namespace: str | None) -> bool:
         """Returns whether all have ended."""
         self.delivery.list_ended(resource.group, resource.plural, namespace)
-        return self.all_listed.is_set()
+        return self.delivery._all_listed.is_set()
 
 
 async def test_all_is_listed_when_each_stream_has_told_what_it_begins_with(setting: Setting) -> None:
     streams = Streams(setting)
     ends = [(PODS, None), (EVENTS, None), (PODS, None), (PREFERENCE_JOBS, None), (CLUSTER_TRAINER_RUNTIMES, None)]
     assert [streams.list_ends(*end) for end in ends] == [False, False, False, False, True]
+
+
+async def test_who_waits_for_lists_says_for_which(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(watching, "TOLD_SECONDS", 0.01)
+    streams = Streams(setting)
+    streams.list_ends(PREFERENCE_JOBS, None)
+    waiting = asyncio.create_task(streams.delivery.wait_until_listed())
+    async with asyncio.timeout(10):
+        while not caplog.records:
+            await asyncio.sleep(0.01)
+    assert caplog.records[0].waits_for == "clustertrainerruntimes, pods"
+    streams.list_ends(PODS, None)
+    streams.list_ends(CLUSTER_TRAINER_RUNTIMES, None)
+    await asyncio.wait_for(waiting, 10)
 
 
 async def test_with_several_namespaces_each_has_its_streams(setting: Setting) -> None:
